@@ -1,0 +1,22 @@
+# Flags for graft's own targets: graft_own(target) adds warnings and sanitizers. Third-party code
+# and consumers of the installed targets never see them.
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
+endif()
+find_program(MOLD mold)
+if(MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+function(graft_own target)
+  target_compile_options(${target} PRIVATE
+    -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+    $<$<BOOL:${GRAFT_WERROR}>:-Werror>)
+  if(GRAFT_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${GRAFT_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${GRAFT_SANITIZE})
+  endif()
+endfunction()

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "graft/dtype.h"
+#include "graft/export.h"
+#include "graft/value.h"
+
+namespace graft {
+
+/// One tensor of a checkpoint, every number already checked against its file.
+struct TensorInfo {
+  std::string name;                 ///< opaque text from the file: print it through quote()
+  Dtype dtype{};
+  std::vector<std::int64_t> shape;  ///< [] is a scalar
+  std::uint64_t bytes = 0;
+  std::uint32_t shard = 0;          ///< index into Checkpoint::shards()
+  std::uint64_t offset = 0;         ///< from the start of the shard file
+};
+
+/// Read view of a Hugging Face model folder: config.json and safetensors files, sharded or not.
+/// Opening reads headers only. Everything is validated strictly before a byte of data is used:
+/// a file that is wrong anywhere is refused with Error(model) naming file, tensor, expected, found.
+/// Copies share the open files. All const functions are thread-safe.
+class GRAFT_API Checkpoint {
+ public:
+  /// Throws Error(model), or Error(resource) when the system refuses to open or read.
+  static Checkpoint open(const std::filesystem::path& folder);
+  /// The same for one bare .safetensors file, without a config.
+  static Checkpoint open_file(const std::filesystem::path& file);
+
+  const std::filesystem::path& folder() const;
+  const Value& config() const;                             ///< config.json; null for open_file
+  const std::vector<TensorInfo>& tensors() const;          ///< by name, natural number order
+  const TensorInfo* find(std::string_view name) const;     ///< nullptr when absent
+  const TensorInfo& at(std::string_view name) const;       ///< throws with the nearest names
+  const std::vector<std::filesystem::path>& shards() const;
+  std::uint64_t total_bytes() const;                       ///< sum over tensors
+
+  /// Copies the tensor's bytes (little-endian, row-major) into `out`, which holds info.bytes.
+  /// pread in large pieces: a file that shrank meanwhile is an Error, not a signal.
+  void read(const TensorInfo& info, void* out) const;
+  /// Bytes [begin, begin + size) of the tensor.
+  void read(const TensorInfo& info, std::uint64_t begin, std::uint64_t size, void* out) const;
+
+  /// Address of the tensor inside a read-only private map of its shard, kept alive by the returned
+  /// pointer. Trusts the file not to shrink; opt-in (LoadOptions::map).
+  std::shared_ptr<const void> map(const TensorInfo& info) const;
+
+  /// Changes when any shard is replaced: device, inode, size, mtime of each, as text.
+  std::string fingerprint() const;
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+/// One tensor to write; `data` yields its bytes when its turn comes and is called once.
+struct TensorToWrite {
+  std::string name;
+  Dtype dtype{};
+  std::vector<std::int64_t> shape;
+  std::function<std::shared_ptr<const void>()> data;
+};
+
+struct WriteOptions {
+  std::uint64_t shard_bytes = 5'000'000'000;
+  bool overwrite = false;
+  /// Called with bytes written so far and the total; returning false interrupts (nothing is left).
+  std::function<bool(std::uint64_t, std::uint64_t)> progress;
+};
+
+/// A model folder that is complete or absent: everything is written into a temporary sibling of
+/// `folder`, synced, and renamed into place by commit(); without commit() the destructor removes it.
+/// Refuses in the constructor, before anything is created: an existing non-empty folder without
+/// `overwrite`, a folder equal to or inside one of `inputs`, a parent that is not writable.
+class GRAFT_API FolderWriter {
+ public:
+  FolderWriter(std::filesystem::path folder, WriteOptions options,
+               const std::vector<std::filesystem::path>& inputs = {});
+  ~FolderWriter();
+  FolderWriter(const FolderWriter&) = delete;
+  FolderWriter& operator=(const FolderWriter&) = delete;
+
+  /// model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json (last)
+  /// when the tensors need more than one shard. Metadata {"format":"pt"}. Order is kept.
+  void write_tensors(std::vector<TensorToWrite> tensors);
+  void write_text(std::string_view file_name, std::string_view text);
+  void copy_file(const std::filesystem::path& from);
+  /// Syncs everything and renames. With `overwrite` the former folder is replaced only now.
+  void commit();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace graft
