@@ -12,10 +12,22 @@ struct Row {
 };
 
 constexpr std::array<Row, 16> kRows{{
-    {"BOOL", 1, false}, {"U8", 1, false}, {"I8", 1, false}, {"F8_E5M2", 1, true},
-    {"F8_E4M3", 1, true}, {"F8_E8M0", 1, true}, {"I16", 2, false}, {"U16", 2, false},
-    {"F16", 2, true}, {"BF16", 2, true}, {"I32", 4, false}, {"U32", 4, false},
-    {"F32", 4, true}, {"F64", 8, true}, {"I64", 8, false}, {"U64", 8, false},
+    {"BOOL", 1, false},
+    {"U8", 1, false},
+    {"I8", 1, false},
+    {"F8_E5M2", 1, true},
+    {"F8_E4M3", 1, true},
+    {"F8_E8M0", 1, true},
+    {"I16", 2, false},
+    {"U16", 2, false},
+    {"F16", 2, true},
+    {"BF16", 2, true},
+    {"I32", 4, false},
+    {"U32", 4, false},
+    {"F32", 4, true},
+    {"F64", 8, true},
+    {"I64", 8, false},
+    {"U64", 8, false},
 }};
 
 const Row& row(Dtype dtype) { return kRows[static_cast<std::size_t>(dtype)]; }

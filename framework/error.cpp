@@ -50,12 +50,19 @@ namespace {
 std::size_t utf8_length(std::string_view s) {
   const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(s[i]); };
   const std::uint8_t lead = byte(0);
-  const std::size_t length = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
+  const std::size_t length = lead < 0x80   ? 1
+                             : lead < 0xC2 ? 0
+                             : lead < 0xE0 ? 2
+                             : lead < 0xF0 ? 3
+                             : lead < 0xF5 ? 4
+                                           : 0;
   if (length == 0 || length > s.size()) return 0;
   for (std::size_t i = 1; i < length; ++i)
     if ((byte(i) & 0xC0) != 0x80) return 0;
-  if (length == 3 && ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F))) return 0;
-  if (length == 4 && ((lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F))) return 0;
+  if (length == 3 && ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F)))
+    return 0;
+  if (length == 4 && ((lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F)))
+    return 0;
   return length;
 }
 
@@ -84,7 +91,8 @@ std::string quote(std::string_view text) {
     const auto c = static_cast<std::uint8_t>(text[i]);
     // U+0080..U+009F are C1 controls: a terminal may act on them.
     const std::size_t length = c < 0x20 || c == 0x7F ? 0 : utf8_length(text.substr(i));
-    if (length == 0 || (length == 2 && c == 0xC2 && static_cast<std::uint8_t>(text[i + 1]) < 0xA0)) {
+    if (length == 0 ||
+        (length == 2 && c == 0xC2 && static_cast<std::uint8_t>(text[i + 1]) < 0xA0)) {
       char escape[5];
       std::snprintf(escape, sizeof(escape), "\\x%02x", c);
       out += escape;

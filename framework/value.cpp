@@ -4,8 +4,8 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <cstdlib>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -153,7 +153,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception& e) override {
     std::string what = e.what();
-    if (const auto colon = what.rfind("; "); colon != std::string::npos) what = what.substr(colon + 2);
+    if (const auto colon = what.rfind("; "); colon != std::string::npos)
+      what = what.substr(colon + 2);
     const std::size_t at = std::min(position ? position - 1 : 0, text_.size());
     const auto before = text_.substr(0, at);
     const auto line = 1 + std::count(before.begin(), before.end(), '\n');
@@ -171,7 +172,9 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     std::set<std::string> keys;
   };
 
-  [[noreturn]] static void fail(std::string what) { throw Error(ErrorKind::model, std::move(what)); }
+  [[noreturn]] static void fail(std::string what) {
+    throw Error(ErrorKind::model, std::move(what));
+  }
 
   bool put(Value value) {
     if (stack_.empty()) {
@@ -222,13 +225,27 @@ void write_string(std::string& out, const std::string& text) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           char escape[7];

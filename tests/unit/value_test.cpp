@@ -32,10 +32,13 @@ TEST_CASE("a member of the wrong type is named with both types") {
 }
 
 TEST_CASE("bad JSON is refused with line and column") {
-  CHECK_THROWS_WITH_AS(parse_json("{\n  \"a\": 1,\n}"), doctest::Contains("line 3, column 1"), Error);
-  CHECK_THROWS_WITH_AS(parse_json("{\"a\": 1, \"a\": 2}"), doctest::Contains("the key 'a' occurs twice"), Error);
+  CHECK_THROWS_WITH_AS(parse_json("{\n  \"a\": 1,\n}"), doctest::Contains("line 3, column 1"),
+                       Error);
+  CHECK_THROWS_WITH_AS(parse_json("{\"a\": 1, \"a\": 2}"),
+                       doctest::Contains("the key 'a' occurs twice"), Error);
   CHECK_THROWS_WITH_AS(parse_json("\xEF\xBB\xBF{}"), doctest::Contains("byte order mark"), Error);
-  CHECK_THROWS_WITH_AS(parse_json(std::string(100000, '[')), doctest::Contains("nested deeper than 64"), Error);
+  CHECK_THROWS_WITH_AS(parse_json(std::string(100000, '[')),
+                       doctest::Contains("nested deeper than 64"), Error);
   CHECK_THROWS_AS(parse_json("{\"a\": NaN}"), Error);
   CHECK_THROWS_AS(parse_json("{\"a\": 1e400}"), Error);
   CHECK_THROWS_AS(parse_json("{\"a\xFF\": 1}"), Error);

@@ -16,12 +16,12 @@ namespace graft {
 
 /// One tensor of a checkpoint, every number already checked against its file.
 struct TensorInfo {
-  std::string name;                 ///< opaque text from the file: print it through quote()
+  std::string name;  ///< opaque text from the file: print it through quote()
   Dtype dtype{};
   std::vector<std::int64_t> shape;  ///< [] is a scalar
   std::uint64_t bytes = 0;
-  std::uint32_t shard = 0;          ///< index into Checkpoint::shards()
-  std::uint64_t offset = 0;         ///< from the start of the shard file
+  std::uint32_t shard = 0;   ///< index into Checkpoint::shards()
+  std::uint64_t offset = 0;  ///< from the start of the shard file
 };
 
 /// Read view of a Hugging Face model folder: config.json and safetensors files, sharded or not.
@@ -36,12 +36,12 @@ class GRAFT_API Checkpoint {
   static Checkpoint open_file(const std::filesystem::path& file);
 
   const std::filesystem::path& folder() const;
-  const Value& config() const;                             ///< config.json; null for open_file
-  const std::vector<TensorInfo>& tensors() const;          ///< by name, natural number order
-  const TensorInfo* find(std::string_view name) const;     ///< nullptr when absent
-  const TensorInfo& at(std::string_view name) const;       ///< throws with the nearest names
+  const Value& config() const;                          ///< config.json; null for open_file
+  const std::vector<TensorInfo>& tensors() const;       ///< by name, natural number order
+  const TensorInfo* find(std::string_view name) const;  ///< nullptr when absent
+  const TensorInfo& at(std::string_view name) const;    ///< throws with the nearest names
   const std::vector<std::filesystem::path>& shards() const;
-  std::uint64_t total_bytes() const;                       ///< sum over tensors
+  std::uint64_t total_bytes() const;  ///< sum over tensors
 
   /// Copies the tensor's bytes (little-endian, row-major) into `out`, which holds info.bytes.
   /// pread in large pieces: a file that shrank meanwhile is an Error, not a signal.
@@ -77,8 +77,8 @@ struct WriteOptions {
 };
 
 /// A model folder that is complete or absent: everything is written into a temporary sibling of
-/// `folder`, synced, and renamed into place by commit(); without commit() the destructor removes it.
-/// Refuses in the constructor, before anything is created: an existing non-empty folder without
+/// `folder`, synced, and renamed into place by commit(); without commit() the destructor removes
+/// it. Refuses in the constructor, before anything is created: an existing non-empty folder without
 /// `overwrite`, a folder equal to or inside one of `inputs`, a parent that is not writable.
 class GRAFT_API FolderWriter {
  public:

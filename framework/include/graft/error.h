@@ -59,6 +59,7 @@ GRAFT_API std::string quote(std::string_view text);
 
 /// Those of `candidates` that look like a misspelling of `name`, best first, at most three, as
 /// "'a', 'b'"; empty when none is near. For "did you mean".
-GRAFT_API std::string nearest_names(std::string_view name, const std::vector<std::string>& candidates);
+GRAFT_API std::string nearest_names(std::string_view name,
+                                    const std::vector<std::string>& candidates);
 
 }  // namespace graft

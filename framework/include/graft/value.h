@@ -78,13 +78,13 @@ struct JsonLimits {
   std::size_t depth = 64;
 };
 
-/// Parses strict JSON (a byte order mark, comments, trailing commas, duplicate keys, NaN are refused).
-/// Throws Error(model) with line and column. Integers outside int64 become doubles.
+/// Parses strict JSON (a byte order mark, comments, trailing commas, duplicate keys, NaN are
+/// refused). Throws Error(model) with line and column. Integers outside int64 become doubles.
 GRAFT_API Value parse_json(std::string_view text, const JsonLimits& limits = {});
 
 /// As Python's json.dumps writes it: `indent` < 0 gives one line with ", " and ": ", else pretty.
-/// Floats are the shortest text that reads back to the same double, with Python's rules for exponents.
-/// Non-ASCII text stays UTF-8.
+/// Floats are the shortest text that reads back to the same double, with Python's rules for
+/// exponents. Non-ASCII text stays UTF-8.
 GRAFT_API std::string to_json(const Value& value, int indent = -1);
 
 }  // namespace graft

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graft/export.h"
+
+namespace graft {
+
+/// A method's settings after Quantizer::parse: validated and complete, so that nobody reads JSON
+/// afterwards. A plugin derives its own type, in its own namespace, and gets the same object back.
+/// Immutable and shared between threads.
+class GRAFT_API QuantConfig : public std::enable_shared_from_this<QuantConfig> {
+ public:
+  virtual ~QuantConfig();
+
+  /// One line for people: "4 bit g128 sym".
+  virtual std::string summary() const = 0;
+
+  /// The settings of one module: this, a variant of it, or nullptr when the settings themselves
+  /// leave the module dense.
+  virtual std::shared_ptr<const QuantConfig> for_module(const std::string& path) const;
+
+  /// Modules that the settings keep dense, matched as formats.md 5.4 says; added to the defaults.
+  std::vector<std::string> skip;
+  /// Settings that nobody uses, listed for the user.
+  std::vector<std::string> unknown_fields;
+};
+
+using QuantConfigPtr = std::shared_ptr<const QuantConfig>;
+
+}  // namespace graft

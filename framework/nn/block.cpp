@@ -1,0 +1,71 @@
+#include "graft/nn/block.h"
+
+#include "graft/error.h"
+#include "graft/nn/unary.h"
+
+namespace graft::nn {
+namespace {
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+}  // namespace
+
+Block::Block(std::string class_name) : torch::nn::Module(std::move(class_name)) {}
+Block::~Block() = default;
+Unary::~Unary() = default;
+
+void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Module> next) {
+  if (!next) throw Error(ErrorKind::internal, "no replacement given").at("child " + quote(name));
+  const auto slot = slots_.find(name);
+  if (slot == slots_.end()) {
+    std::vector<std::string> names;
+    for (const auto& entry : slots_) names.push_back(entry.first);
+    Error error(ErrorKind::usage, class_name() + " has no replaceable child " + quote(name));
+    if (const auto near = nearest_names(name, names); !near.empty())
+      error.hint("did you mean " + near + "?");
+    throw error;
+  }
+  if (!slot->second(next))
+    throw Error(ErrorKind::usage, "a " + next->name() + " does not have the interface that " +
+                                      class_name() + " calls its child " + quote(name) + " with");
+  replace_module(name, std::move(next));
+}
+
+std::vector<std::pair<std::string, torch::Tensor>> Block::own_tensors() const {
+  std::vector<std::pair<std::string, torch::Tensor>> out;
+  for (const auto& entry : parameters_)
+    if (entry.value().defined()) out.emplace_back(entry.key(), entry.value());
+  return out;
+}
+
+void Block::set_tensor(std::string_view name, torch::Tensor value) {
+  const auto owned = owned_.find(name);
+  if (owned == owned_.end() || !owned->second->defined())
+    throw Error(ErrorKind::internal, class_name() + " has no tensor " + quote(name));
+  if (value.sizes() != owned->second->sizes())
+    throw Error(ErrorKind::model, "wrong shape")
+        .at("tensor " + quote(name))
+        .expected(shape_text(owned->second->sizes()))
+        .found(shape_text(value.sizes()));
+  *owned->second = value;
+  parameters_[owned->first] = std::move(value);
+}
+
+void Block::describe(ModuleSpec& spec) const { spec.class_name = class_name(); }
+
+void Block::own(std::string name, torch::Tensor& member, torch::Tensor initial) {
+  member = register_parameter(name, std::move(initial), /*requires_grad=*/false);
+  owned_.emplace(std::move(name), &member);
+}
+
+void Block::add_slot(const std::string& name, std::shared_ptr<torch::nn::Module> child,
+                     std::function<bool(const std::shared_ptr<torch::nn::Module>&)> rebind) {
+  register_module(name, std::move(child));
+  slots_.emplace(name, std::move(rebind));
+}
+
+}  // namespace graft::nn

@@ -1,0 +1,65 @@
+#include "graft/nn/layers.h"
+
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/rsqrt.h>
+
+namespace graft::nn {
+
+Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool has_bias,
+               const at::TensorOptions& options)
+    : Unary("Linear") {
+  own("weight", weight, at::empty({out_features, in_features}, options));
+  own("bias", bias, has_bias ? at::empty({out_features}, options) : at::Tensor());
+}
+
+Linear::~Linear() = default;
+
+torch::Tensor Linear::forward(const torch::Tensor& x) { return at::linear(x, weight, bias); }
+
+void Linear::describe(ModuleSpec& spec) const {
+  Unary::describe(spec);
+  spec.in_features = weight.size(1);
+  spec.out_features = weight.size(0);
+  spec.bias = bias.defined();
+  spec.dtype = weight.scalar_type();
+}
+
+Embedding::Embedding(std::int64_t count, std::int64_t width, const at::TensorOptions& options)
+    : Unary("Embedding") {
+  own("weight", weight, at::empty({count, width}, options));
+}
+
+Embedding::~Embedding() = default;
+
+torch::Tensor Embedding::forward(const torch::Tensor& ids) { return at::embedding(weight, ids); }
+
+RmsNorm::RmsNorm(std::string class_name, std::int64_t width, double eps,
+                 const at::TensorOptions& options)
+    : Unary(std::move(class_name)), eps_(eps) {
+  own("weight", weight, at::empty({width}, options));
+}
+
+RmsNorm::~RmsNorm() = default;
+
+torch::Tensor RmsNorm::forward(const torch::Tensor& x) {
+  const auto wide = x.to(at::kFloat);
+  const auto scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps_);
+  return weight * (wide * scale).to(x.scalar_type());
+}
+
+LayerNorm::LayerNorm(std::int64_t width, double eps, const at::TensorOptions& options)
+    : Unary("LayerNorm"), eps_(eps) {
+  own("weight", weight, at::empty({width}, options));
+  own("bias", bias, at::empty({width}, options));
+}
+
+LayerNorm::~LayerNorm() = default;
+
+torch::Tensor LayerNorm::forward(const torch::Tensor& x) {
+  return at::layer_norm(x, {weight.size(0)}, weight, bias, eps_);
+}
+
+}  // namespace graft::nn
