@@ -1,0 +1,88 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graft/nn/block.h"
+#include "graft/value.h"
+
+namespace graft {
+
+/// Keys and values of the tokens seen so far, one entry a decoder layer. Grows as needed. Belongs
+/// to one sequence (or one batch of equally long ones); not thread-safe.
+class GRAFT_API KvCache {
+ public:
+  explicit KvCache(std::size_t layers) : layers_(layers) {}
+
+  /// Appends [B, heads, T, head_dim] and returns all keys and values so far, [B, heads, length,
+  /// head_dim].
+  std::pair<at::Tensor, at::Tensor> append(std::size_t layer, const at::Tensor& k,
+                                           const at::Tensor& v);
+  /// Tokens that every layer has seen.
+  std::int64_t length() const;
+
+ private:
+  struct Layer {
+    at::Tensor k, v;
+    std::int64_t length = 0;
+  };
+  std::vector<Layer> layers_;
+};
+
+/// The input of one forward pass.
+struct Batch {
+  at::Tensor input_ids;       ///< [B, T] int64
+  at::Tensor attention_mask;  ///< [B, T] bool or integer, zero where padded; undefined: all ones
+  KvCache* cache = nullptr;   ///< decoders: continue after what it holds
+  bool last_logits_only = false;  ///< decoders: logits of the last position only, [B, 1, V]
+};
+
+/// Modules that share one input, and who makes that input: what calibration, scale folding and
+/// fused kernels need to know of an architecture. Paths from the model's root.
+struct InputGroup {
+  std::vector<std::string> modules;
+  std::string producer;  ///< norm or linear that can absorb a scale; empty: none
+};
+
+/// Two tensors that are one: `alias` is not in the checkpoint.
+struct TiedTensor {
+  std::string owner;  ///< "model.embed_tokens.weight"
+  std::string alias;  ///< "lm_head.weight"
+};
+
+/// An architecture: the module graph with Transformers' class and attribute names, so that names of
+/// checkpoints, registries and skip lists fit without a table.
+class GRAFT_API Model : public nn::Block {
+ public:
+  Model(std::string class_name, Value config);
+  ~Model() override;
+
+  enum class Output { logits, last_hidden_state };
+  virtual Output output() const = 0;
+  /// Logits [B, T, V] or hidden states [B, T, H] in the model's dtype. Run it under InferenceMode.
+  virtual at::Tensor forward(const Batch& batch) = 0;
+  /// Decoder layers, for the size of a KvCache; 0 for an encoder.
+  virtual std::size_t cache_layers() const = 0;
+  virtual std::vector<InputGroup> input_groups() const = 0;
+  virtual std::vector<TiedTensor> tied_tensors() const { return {}; }
+  /// Prefixes that checkpoints of this model may put before its names ("bert." of a headed file).
+  virtual std::vector<std::string> checkpoint_prefixes() const { return {}; }
+
+  /// config.json as read, and the part that describes the text model.
+  const Value& config() const { return config_; }
+  const Value& text_config() const;
+
+ private:
+  Value config_;
+};
+
+/// The model that `config` ("model_type") describes, every tensor on `options.device()` (kMeta for
+/// a skeleton that takes no memory) in `options.dtype()`. Throws Error(model): unknown model_type,
+/// missing or impossible fields.
+GRAFT_API std::shared_ptr<Model> build_model(const Value& config, const at::TensorOptions& options);
+
+/// The model types that build_model knows.
+GRAFT_API std::vector<std::string> known_model_types();
+
+}  // namespace graft
