@@ -1,0 +1,223 @@
+#include "applying/convert.h"
+
+#include <ATen/ops/empty.h>
+
+#include <set>
+
+#include "graft/error.h"
+#include "graft/module_graph.h"
+#include "graft/nn/layers.h"
+#include "graft/quantizer.h"
+#include "plugins/call.h"
+
+namespace graft {
+namespace {
+
+using torch::nn::Module;
+
+/// Swaps modules and puts them back unless it is told to keep them.
+class Swaps {
+ public:
+  explicit Swaps(const std::shared_ptr<nn::Block>& root) : root_(root) {}
+  Swaps(const Swaps&) = delete;
+  Swaps& operator=(const Swaps&) = delete;
+  ~Swaps() {
+    if (kept_) return;
+    for (auto done = done_.rbegin(); done != done_.rend(); ++done) replace_at(root_, done->first, done->second);
+  }
+
+  void swap(const std::string& path, const std::shared_ptr<Module>& next) {
+    done_.reserve(done_.size() + 1);
+    done_.emplace_back(path, replace_at(root_, path, next));
+  }
+  void keep() { kept_ = true; }
+
+ private:
+  std::shared_ptr<nn::Block> root_;
+  std::vector<std::pair<std::string, std::shared_ptr<Module>>> done_;
+  bool kept_ = false;
+};
+
+void swap_everywhere(Swaps& swaps, const PlanEntry& entry, const std::shared_ptr<Module>& next) {
+  swaps.swap(entry.spec.path, next);
+  for (const auto& path : entry.also) swaps.swap(path, next);
+}
+
+void tell(const Observer& observer, const PlanEntry& entry, const std::string& new_class) {
+  if (observer) observer(entry.spec.path, entry.spec.class_name, new_class, entry.spec.device);
+}
+
+nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path) {
+  if (path.empty()) return *root;
+  const auto [parent, name] = get_module_from_name(root, path);
+  const auto children = parent->named_children();
+  auto* block = dynamic_cast<nn::Block*>(children.find(name)->get());
+  if (!block) throw Error(ErrorKind::internal, "not a block").at(path);
+  return *block;
+}
+
+at::Tensor read(const Checkpoint& checkpoint, const PlannedTensor& planned) {
+  const TensorInfo& info = checkpoint.at(planned.source);
+  auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
+  checkpoint.read(info, tensor.mutable_data_ptr());
+  return tensor;
+}
+
+/// Floats take the plan's dtype; other types keep theirs.
+at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
+}
+
+std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense, const Context& context) {
+  const GroupMember member{entry.spec, entry.config, std::move(dense)};
+  auto result = call_plugin(entry.plugin, entry.spec.path,
+                            [&] { return entry.quantizer->quantize(std::span(&member, 1), context); });
+  if (result.modules.size() != 1 || !result.modules[0])
+    throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " returned no module").at(entry.spec.path);
+  return result.modules[0];
+}
+
+std::string source_name(const PlanEntry& entry, const std::string& name) {
+  for (const auto& tensor : entry.tensors)
+    if (tensor.name == name) return tensor.source;
+  return entry.spec.path.empty() ? name : entry.spec.path + "." + name;
+}
+
+TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
+  const auto flat = tensor.detach().to(at::kCPU).contiguous();
+  return {std::move(name), dtype_of(flat.scalar_type()), flat.sizes().vec(),
+          [flat] { return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {}); }};
+}
+
+}  // namespace
+
+void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Observer& observer) {
+  Swaps swaps(root);
+  for (const auto& entry : plan.entries) {
+    if (entry.action != Action::quantize) continue;
+    auto next = call_plugin(entry.plugin, entry.spec.path,
+                            [&] { return entry.quantizer->build(entry.spec, *entry.config); });
+    if (!next) throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " built no module").at(entry.spec.path);
+    for (const auto& [name, tensor] : next->own_tensors())
+      if (!tensor.is_meta())
+        throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " built the tensor " + quote(name) + " off meta")
+            .at(entry.spec.path);
+    swap_everywhere(swaps, entry, next);
+  }
+  swaps.keep();
+  for (const auto& entry : plan.entries)
+    if (entry.action == Action::quantize) tell(observer, entry, entry.replacement);
+}
+
+void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint& checkpoint,
+               const Context& context, const Observer& observer) {
+  const std::uint64_t total = plan.bytes_taken();
+  std::uint64_t done = 0;
+  for (const auto& entry : plan.entries) {
+    if (entry.action == Action::restructure) continue;
+    context.advance("load", done, total);
+    Tensors tensors;
+    for (const auto& planned : entry.tensors) {
+      tensors.set(planned.name, read(checkpoint, planned));
+      done += planned.bytes;
+    }
+    if (entry.action == Action::keep) {
+      nn::Block& block = block_at(root, entry.spec.path);
+      for (const auto& [name, tensor] : tensors) block.set_tensor(name, in_dtype(tensor, plan.dtype));
+    } else if (plan.pre_quantized) {
+      call_plugin(entry.plugin, entry.spec.path,
+                  [&] { entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors); });
+    } else {
+      Tensors dense;
+      for (const auto& [name, tensor] : tensors) dense.set(name, in_dtype(tensor, plan.dtype));
+      tensors = {};
+      const auto next = quantized(entry, std::move(dense), context);
+      Swaps swaps(root);
+      swap_everywhere(swaps, entry, next);
+      swaps.keep();
+      tell(observer, entry, class_name_of(*next));
+    }
+  }
+  tie(root);
+  context.advance("load", total, total);
+}
+
+void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Context& context,
+                       const Observer& observer) {
+  const std::size_t total = plan.count(Action::quantize);
+  std::size_t done = 0;
+  for (const auto& entry : plan.entries) {
+    if (entry.action != Action::quantize) continue;
+    context.advance("quantize", done++, total);
+    Tensors dense;
+    for (const auto& [name, tensor] : block_at(root, entry.spec.path).own_tensors())
+      dense.set(name, in_dtype(tensor, plan.dtype));
+    const auto next = quantized(entry, std::move(dense), context);
+    Swaps swaps(root);
+    swap_everywhere(swaps, entry, next);
+    swaps.keep();
+    tell(observer, entry, class_name_of(*next));
+  }
+  context.advance("quantize", total, total);
+}
+
+void tie(const std::shared_ptr<nn::Block>& root) {
+  const auto* model = dynamic_cast<const Model*>(root.get());
+  if (!model) return;
+  const auto split = [](const std::string& name) {
+    const auto dot = name.rfind('.');
+    return std::pair(name.substr(0, dot), name.substr(dot + 1));
+  };
+  for (const auto& tied : model->tied_tensors()) {
+    const auto [owner_path, owner_name] = split(tied.owner);
+    const auto [alias_path, alias_name] = split(tied.alias);
+    for (const auto& [name, tensor] : block_at(root, owner_path).own_tensors())
+      if (name == owner_name) block_at(root, alias_path).set_tensor(alias_name, tensor);
+  }
+}
+
+void verify_filled(const std::shared_ptr<nn::Block>& root) {
+  for (const auto& [path, module] : named_modules(root))
+    if (const auto* block = dynamic_cast<const nn::Block*>(module.get()))
+      for (const auto& [name, tensor] : block->own_tensors())
+        if (tensor.is_meta())
+          throw Error(ErrorKind::internal, "the tensor " + quote(name) + " was never filled").at(path);
+}
+
+void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, at::ScalarType dtype) {
+  for (const auto& entry : plan.entries) {
+    if (entry.action != Action::quantize) continue;
+    const nn::Block& block = block_at(root, entry.spec.path);
+    const auto weight =
+        call_plugin(entry.plugin, entry.spec.path, [&] { return entry.quantizer->dequantize(block); });
+    auto dense = std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features, entry.spec.bias,
+                                              at::TensorOptions(at::kMeta).dtype(dtype));
+    dense->set_tensor("weight", weight.to(dtype));
+    if (entry.spec.bias)
+      for (const auto& [name, tensor] : block.own_tensors())
+        if (name == "bias") dense->set_tensor("bias", tensor.to(dtype));
+    Swaps swaps(root);
+    swap_everywhere(swaps, entry, dense);
+    swaps.keep();
+  }
+}
+
+std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root, const Plan& plan) {
+  const std::set<std::string> tied(plan.tied.begin(), plan.tied.end());
+  std::vector<TensorToWrite> out;
+  for (const auto& entry : plan.entries) {
+    if (entry.action == Action::restructure) continue;
+    const nn::Block& block = block_at(root, entry.spec.path);
+    if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
+      const auto saved =
+          call_plugin(entry.plugin, entry.spec.path, [&] { return entry.quantizer->save(block, *entry.config); });
+      for (const auto& [name, tensor] : saved) out.push_back(to_write(source_name(entry, name), tensor));
+      continue;
+    }
+    for (const auto& [name, tensor] : block.own_tensors())
+      if (!tied.contains(entry.spec.path + "." + name)) out.push_back(to_write(source_name(entry, name), tensor));
+  }
+  return out;
+}
+
+}  // namespace graft

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "graft/checkpoint.h"
+#include "graft/context.h"
+#include "graft/model_quantizer.h"
+#include "graft/plan.h"
+
+namespace graft {
+
+// The steps that change a model; nothing else does.
+
+/// Swaps every entry that is to be quantized for its replacement, built on meta. All or nothing: when
+/// anything throws, what was swapped is put back, and the Error names the module.
+void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Observer& observer);
+
+/// Fills the model from the checkpoint, one module at a time: kept tensors in the plan's dtype,
+/// converted modules through their quantizer. When the checkpoint is dense, planned modules are read,
+/// quantized and swapped as they come, so that no second copy of the model exists.
+void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint& checkpoint,
+               const Context& context, const Observer& observer);
+
+/// Converts a model whose dense weights are in memory, freeing each as it goes. When anything throws,
+/// converted modules stay converted and the rest dense, and the Error names where it stopped.
+void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Context& context,
+                       const Observer& observer);
+
+/// Makes tied tensors one again.
+void tie(const std::shared_ptr<nn::Block>& root);
+
+/// Throws Error(internal) naming the module when a tensor is still on meta.
+void verify_filled(const std::shared_ptr<nn::Block>& root);
+
+/// Puts dense Linear modules with the dequantized weights where converted ones are.
+void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, at::ScalarType dtype);
+
+/// The model's tensors under their checkpoint names, in plan order, tied ones once. Refers to the
+/// model's memory: keep it until they are written.
+std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root, const Plan& plan);
+
+}  // namespace graft

@@ -1,0 +1,138 @@
+#include "graft/model_quantizer.h"
+
+#include "applying/convert.h"
+#include "graft/error.h"
+#include "graft/host.h"
+#include "graft/module_graph.h"
+#include "host_state.h"
+#include "plugins/call.h"
+
+namespace graft {
+
+struct ModelQuantizer::State {
+  const Host::State* host = nullptr;
+  Method method;
+  bool pre_quantized = false;
+  bool planned = false;
+  bool converted = false;
+  Plan plan;
+  std::function<bool(const ModuleSpec&)> predicate;
+  Observer observer;
+};
+
+ModelQuantizer::ModelQuantizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ModelQuantizer::~ModelQuantizer() = default;
+ModelQuantizer::ModelQuantizer(ModelQuantizer&&) noexcept = default;
+ModelQuantizer& ModelQuantizer::operator=(ModelQuantizer&&) noexcept = default;
+
+ModelQuantizer ModelQuantizer::from_config(const Host& host, const Value& quantization_config,
+                                           std::optional<bool> pre_quantized) {
+  auto state = std::make_unique<State>();
+  state->host = host.state_.get();
+  state->method = state->host->find_method(quantization_config);
+  state->pre_quantized = pre_quantized.value_or(state->method.quantizer->pre_quantized_by_default());
+  return ModelQuantizer(std::move(state));
+}
+
+const std::string& ModelQuantizer::method() const { return state_->method.name; }
+bool ModelQuantizer::pre_quantized() const { return state_->pre_quantized; }
+void ModelQuantizer::set_pre_quantized(bool value) {
+  state_->pre_quantized = value;
+  state_->planned = false;
+}
+
+void ModelQuantizer::validate_environment(const c10::Device& device) const {
+  const std::string word = device.is_cuda() ? "cuda" : device.str();
+  for (const auto& claim : state_->host->claims)
+    if (claim.method == method() && claim.device == word) return;
+  throw Error(ErrorKind::usage, "no plugin serves the method " + quote(method()) + " on the device " + quote(word))
+      .hint("use --device cpu");
+}
+
+at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked, const Checkpoint& checkpoint) const {
+  return asked ? *asked : model_dtype(checkpoint);
+}
+
+void ModelQuantizer::set_predicate(std::function<bool(const ModuleSpec&)> predicate) {
+  state_->predicate = std::move(predicate);
+  state_->planned = false;
+}
+
+void ModelQuantizer::set_observer(Observer observer) { state_->observer = std::move(observer); }
+
+const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint,
+                                      std::optional<at::ScalarType> dtype) {
+  PlanRequest request = state_->host->request();
+  request.method = state_->method;
+  request.pre_quantized = state_->pre_quantized;
+  request.checkpoint = checkpoint;
+  request.predicate = state_->predicate;
+  if (dtype) {
+    request.dtype = *dtype;
+  } else {
+    for (const auto& parameter : model->parameters())
+      if (parameter.is_floating_point()) {
+        request.dtype = parameter.scalar_type();
+        break;
+      }
+  }
+  state_->plan = graft::make_plan(model, request);
+  state_->planned = true;
+  return state_->plan;
+}
+
+const Plan& ModelQuantizer::plan() const { return state_->plan; }
+
+void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint) {
+  if (!state_->planned) make_plan(model, checkpoint);
+  if (state_->pre_quantized) convert_model_for_quantization(model);
+}
+
+void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Block>& model) {
+  if (!state_->planned) make_plan(model);
+  state_->plan.check(state_->host->options.strict);
+  convert_on_meta(model, state_->plan, state_->observer);
+  state_->converted = true;
+}
+
+void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model, const Checkpoint& checkpoint,
+                                  const Context& context) {
+  if (state_->pre_quantized && !state_->converted)
+    throw Error(ErrorKind::usage, "load_weights before preprocess_model: the model is not converted yet");
+  if (!state_->pre_quantized) {
+    // The dense model as it is; postprocess_model converts it.
+    PlanRequest request = state_->host->request();
+    request.checkpoint = &checkpoint;
+    request.dtype = state_->plan.dtype;
+    const Plan dense = graft::make_plan(model, request);
+    dense.check(state_->host->options.strict);
+    fill_from(model, dense, checkpoint, context, {});
+    return;
+  }
+  fill_from(model, state_->plan, checkpoint, context, state_->observer);
+}
+
+void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context) {
+  if (!state_->pre_quantized && !state_->converted) {
+    if (!state_->planned) make_plan(model);
+    quantize_in_place(model, state_->plan, context, state_->observer);
+    state_->converted = true;
+  }
+  tie(model);
+  verify_filled(model);
+}
+
+bool ModelQuantizer::is_serializable() const { return true; }
+
+void ModelQuantizer::dequantize(const std::shared_ptr<nn::Block>& model) {
+  if (!state_->converted) throw Error(ErrorKind::usage, "dequantize: the model is not converted");
+  dequantize_in_place(model, state_->plan, state_->plan.dtype);
+  state_->converted = false;
+}
+
+Value ModelQuantizer::describe() const {
+  return call_plugin(state_->method.plugin_id, "quantization_config",
+                     [&] { return state_->method.quantizer->describe(*state_->method.config); });
+}
+
+}  // namespace graft

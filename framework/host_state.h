@@ -1,0 +1,36 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "graft/host.h"
+#include "planning/planner.h"
+#include "plugins/plugins.h"
+#include "registry/registry.h"
+
+namespace graft {
+
+struct Host::State {
+  HostOptions options;
+  Plugins plugins;
+  std::vector<ClaimRow> claims;
+  std::vector<std::string> patches;  ///< YAML given through the API
+  std::map<std::string, Replacement> replacements;
+  Registry registry;
+
+  void rebuild_registry();
+  const Quantizer* quantizer(const std::string& plugin_id, const std::string& method) const;
+  Method find_method(const Value& settings) const;
+  /// The common part of every plan.
+  PlanRequest request() const;
+};
+
+/// The quantization_config of a checkpoint's config.json: at the top, else of its text part; nullptr
+/// when there is none.
+const Value* quantization_config_of(const Value& config);
+
+/// Of the config ("dtype", "torch_dtype"), else of the first float tensor, else float32.
+at::ScalarType model_dtype(const Checkpoint& checkpoint);
+
+}  // namespace graft

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "graft/checkpoint.h"
+#include "graft/context.h"
+#include "graft/error.h"
+#include "graft/model.h"
+#include "graft/model_quantizer.h"
+#include "graft/plan.h"
+#include "graft/quantizer.h"
+
+namespace graft {
+
+class Registry;
+class Plugins;
+
+struct HostOptions {
+  std::vector<std::filesystem::path> plugin_files;        ///< searched first
+  std::vector<std::filesystem::path> plugin_directories;  ///< then these, then the default path
+  bool default_plugin_path = true;  ///< GRAFT_PLUGIN_PATH, beside libgraft.so, the install directory
+  bool allow_insecure_plugins = false;
+  std::vector<std::filesystem::path> registry_files;  ///< rules that win over installed ones
+  bool strict = false;  ///< what is unknown, unmatched or unexpected is an error
+  Context context;      ///< for log messages of the host itself
+};
+
+struct LoadOptions {
+  /// What to make of a dense model, or fields to reconcile with those of the file; null: as the file says.
+  Value quantization_config;
+  std::optional<at::ScalarType> dtype;  ///< of kept weights and activations; else the config's
+  c10::Device device = at::kCPU;
+  bool ignore_quantization_config = false;  ///< load as if the file had none
+  Context context;
+};
+
+/// A model, ready to run, with all that saving it needs.
+struct LoadedModel {
+  std::shared_ptr<Model> model;
+  Plan plan;
+  Checkpoint checkpoint;      ///< where it came from
+  Value quantization_config;  ///< to write; null when nothing is quantized
+};
+
+/// The host runtime: finds plugins, reads the registry, plans, converts, loads, saves. Holds no global
+/// state: several Hosts live side by side, and a Host may die before the models it made.
+/// Const functions are thread-safe.
+class GRAFT_API Host {
+ public:
+  explicit Host(HostOptions options = {});
+  ~Host();
+  Host(Host&&) noexcept;
+  Host& operator=(Host&&) noexcept;
+
+  /// A restructuring that rules may name as `replacement`. Before the first plan.
+  using Replacement = std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
+  void add_replacement(std::string name, Replacement build);
+  /// A registry rule as YAML text of one patch: "{class: A, methods: [m], replacement: B}". Shown as API.
+  void add_patch(const std::string& yaml);
+
+  /// The whole conversion without reading a weight. A folder with config.json alone can be planned.
+  Plan plan(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
+  /// Runs all steps: skeleton on meta, plan, check, convert, load, verify.
+  LoadedModel load(const std::filesystem::path& folder, const LoadOptions& options = {}) const;
+  LoadedModel load(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
+  /// Writes a complete Hugging Face folder, or nothing. Copies the tokenizer's and other small files
+  /// of the source.
+  void save(const LoadedModel& loaded, const std::filesystem::path& folder, const WriteOptions& options = {}) const;
+
+  const Plugins& plugins() const;
+  const Registry& registry() const;
+  const HostOptions& options() const;
+
+ private:
+  friend class ModelQuantizer;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Calls every plugin's shutdown, newest first, once. Only at the end of the process.
+GRAFT_API void shutdown();
+
+}  // namespace graft

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "graft/checkpoint.h"
+#include "graft/context.h"
+#include "graft/model.h"
+#include "graft/plan.h"
+
+namespace graft {
+
+class Host;
+
+/// Told of each module that was converted.
+using Observer = std::function<void(const std::string& path, const std::string& old_class,
+                                    const std::string& new_class, const c10::Device& device)>;
+
+/// The steps of Transformers' HfQuantizer, one by one and under its names, for those who bring their
+/// own model; Host::load runs them all. docs/design.md has the mapping.
+///
+/// In order: from_config, validate_environment, update_dtype, preprocess_model (converts on meta when
+/// pre-quantized), load_weights, postprocess_model (converts here when on the fly). One model per
+/// object; not thread-safe; the Host must outlive it, the model need not.
+class GRAFT_API ModelQuantizer {
+ public:
+  /// Finds the method that `quantization_config` names. `pre_quantized`: the settings come from a
+  /// checkpoint; without it the method's own default holds. Throws Error(plugin) when no plugin
+  /// recognises them and Error(model) when they are invalid.
+  static ModelQuantizer from_config(const Host& host, const Value& quantization_config,
+                                    std::optional<bool> pre_quantized = std::nullopt);
+  ~ModelQuantizer();
+  ModelQuantizer(ModelQuantizer&&) noexcept;
+  ModelQuantizer& operator=(ModelQuantizer&&) noexcept;
+
+  const std::string& method() const;
+  bool pre_quantized() const;
+  void set_pre_quantized(bool value);
+
+  /// Throws Error(usage) for a device this build or method cannot serve.
+  void validate_environment(const c10::Device& device) const;
+  /// The dtype of the model: as asked for, else of the config, else of the first float tensor.
+  at::ScalarType update_dtype(std::optional<at::ScalarType> asked, const Checkpoint& checkpoint) const;
+
+  /// Which modules may be converted, beside the registry's say; set before preprocess_model.
+  void set_predicate(std::function<bool(const ModuleSpec&)> predicate);
+  void set_observer(Observer observer);
+
+  /// Plans the conversion of `model` (on meta; dense in memory is allowed on the fly). With a
+  /// checkpoint its tensors decide and what is missing is in the plan; without one the rules do.
+  const Plan& make_plan(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint = nullptr,
+                        std::optional<at::ScalarType> dtype = std::nullopt);
+  const Plan& plan() const;
+
+  /// Plans unless done; when pre-quantized also convert_model_for_quantization.
+  void preprocess_model(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint = nullptr);
+  /// Swaps every planned module for its replacement on meta, in place, all or nothing.
+  void convert_model_for_quantization(const std::shared_ptr<nn::Block>& model);
+  /// Fills the model. A dense checkpoint fills dense modules here; postprocess_model converts them.
+  void load_weights(const std::shared_ptr<nn::Block>& model, const Checkpoint& checkpoint,
+                    const Context& context = {});
+  /// On the fly: converts the dense modules in memory, in place, each weight freed as it goes.
+  void postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context = {});
+
+  /// Whether save() of every converted module gives a checkpoint that others read.
+  bool is_serializable() const;
+  /// Dense Linear modules again, with the dequantized weights.
+  void dequantize(const std::shared_ptr<nn::Block>& model);
+  /// The quantization_config to write.
+  Value describe() const;
+
+ private:
+  struct State;
+  explicit ModelQuantizer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace graft

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "graft/module_spec.h"
+#include "graft/quant_config.h"
+#include "graft/value.h"
+
+namespace graft {
+
+class Quantizer;
+
+enum class Action {
+  quantize,     ///< replaced by a plugin's module
+  restructure,  ///< replaced by modules with the same values, which the walk goes on into
+  keep,         ///< stays as it is
+};
+
+/// A tensor that an entry takes from the checkpoint.
+struct PlannedTensor {
+  std::string name;    ///< relative to the module: "weight"
+  std::string source;  ///< name in the checkpoint
+  std::uint64_t bytes = 0;
+};
+
+/// What becomes of one module that owns parameters.
+struct PlanEntry {
+  ModuleSpec spec;
+  std::vector<std::string> also;  ///< further paths to the same module: converted once, swapped at each
+  Action action = Action::keep;
+  std::string reason;       ///< the rule or claim that decided, or why it is kept
+  std::string replacement;  ///< class name afterwards; empty for keep
+  std::string plugin;       ///< id, when a plugin builds the replacement
+  std::string settings;     ///< one line: "4 bit g128 sym"
+  std::string kernel;
+  std::vector<PlannedTensor> tensors;
+  std::uint64_t bytes_before = 0;  ///< dense, in the plan's dtype
+  std::uint64_t bytes_after = 0;   ///< as written
+
+  // What carries the entry out; both outlive every plan that is in use.
+  const Quantizer* quantizer = nullptr;
+  QuantConfigPtr config;
+};
+
+/// The whole conversion as a value, made without reading a weight. Every parameter of the model is in
+/// exactly one entry or is an alias of one that is.
+struct GRAFT_API Plan {
+  std::string method;  ///< empty: nothing is quantized
+  std::string plugin;  ///< id of the plugin that parsed the settings
+  std::string settings;
+  bool pre_quantized = false;
+  at::ScalarType dtype = at::kFloat;  ///< of kept tensors and activations
+  std::vector<PlanEntry> entries;     ///< parents before children
+  std::vector<std::string> tied;      ///< aliases that need no tensor: "lm_head.weight"
+  std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks
+  std::vector<std::string> mismatched;  ///< tensors whose shape or dtype cannot be used, with both
+  std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes
+  std::vector<std::string> notes;       ///< warnings for people
+
+  std::size_t count(Action action) const;
+  std::uint64_t bytes_before() const;
+  std::uint64_t bytes_after() const;
+  /// Bits per weight over the entries that are quantized.
+  double bits_per_weight() const;
+  /// Bytes of the checkpoint that entries take.
+  std::uint64_t bytes_taken() const;
+
+  /// Throws Error(model) listing what is missing or mismatched; under `strict` also Error(coverage)
+  /// for what is unexpected or left dense for want of support.
+  void check(bool strict) const;
+  /// Stable keys, docs/cli.md.
+  Value to_value() const;
+};
+
+}  // namespace graft

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "graft/checkpoint.h"
+#include "graft/model.h"
+#include "graft/plan.h"
+#include "graft/quantizer.h"
+#include "registry/registry.h"
+
+namespace graft {
+
+/// Finds a quantizer by plugin id and method; nullptr when the plugin has none.
+using QuantizerLookup = std::function<const Quantizer*(const std::string& plugin_id, const std::string& method)>;
+
+/// The method that some settings belong to, and the plugin that parsed them.
+struct Method {
+  std::string name;       ///< empty: nothing is to be quantized
+  std::string plugin_id;
+  const Quantizer* quantizer = nullptr;
+  Value settings;         ///< as given
+  QuantConfigPtr config;
+};
+
+/// The method among `claims` whose quantizer recognises `settings` best. Throws Error(plugin) when none
+/// does (naming what is installed and what is near), or when two do equally well.
+Method find_method(const Value& settings, const std::vector<ClaimRow>& claims, const QuantizerLookup& lookup);
+
+/// Builds a restructured module on meta in the place of one described by `spec`.
+using Restructure = std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
+/// The restructuring of that name, or an empty function.
+using RestructureLookup = std::function<Restructure(const std::string& name)>;
+
+struct PlanRequest {
+  const Registry* registry = nullptr;
+  QuantizerLookup quantizers;
+  RestructureLookup restructures;
+  Method method;
+  /// The settings describe the checkpoint (else: what to make of a dense one).
+  bool pre_quantized = false;
+  /// Headers only; nullptr plans from the skeleton alone.
+  const Checkpoint* checkpoint = nullptr;
+  at::ScalarType dtype = at::kFloat;
+  c10::Device device = at::kCPU;
+  /// Further condition on what may be converted; empty: none.
+  std::function<bool(const ModuleSpec&)> predicate;
+};
+
+/// Walks `root` and decides about every module that owns parameters. Restructurings are carried out on
+/// the skeleton as the walk meets them, so that their children can be planned: `root` must be on meta
+/// or the registry must name none. Reads no tensor data.
+/// Throws Error for what makes planning impossible; what is merely missing is in the Plan.
+Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request);
+
+}  // namespace graft
