@@ -1,0 +1,171 @@
+#include "registry/registry.h"
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <tuple>
+
+#include "graft/error.h"
+#include "registry/patch_file.h"
+
+namespace graft {
+namespace {
+
+bool names_method(const Rule& rule, const std::string& method) {
+  return std::any_of(rule.methods.begin(), rule.methods.end(),
+                     [&](const std::string& name) { return name == "*" || name == method; });
+}
+
+auto rank(const Rule& rule) { return std::tuple(rule.specificity(), rule.tier, rule.origin.file, rule.origin.line); }
+
+}  // namespace
+
+Specificity Rule::specificity() const {
+  if (match) return match->specificity();
+  return module_class == "*" ? Specificity::any : Specificity::class_name;
+}
+
+Decision Registry::decide(const Query& query) const {
+  Decision decision;
+  decision.resolved_class = query.module_class;
+  if (const auto alias = aliases_.find(query.module_class); alias != aliases_.end())
+    decision.resolved_class = alias->second;
+
+  std::vector<const Rule*> fitting;
+  for (const auto& rule : rules_) {
+    const bool same_class = rule.module_class == "*" || rule.module_class == query.module_class ||
+                            rule.module_class == decision.resolved_class;
+    if (!same_class || (rule.match && !rule.match->matches(query.path))) continue;
+    if (!names_method(rule, query.method))
+      decision.losers.push_back({rule.origin.text(), "it is not for the method " + query.method});
+    else if (!rule.device.empty() && rule.device != query.device)
+      decision.losers.push_back({rule.origin.text(), "it is for the device " + rule.device});
+    else
+      fitting.push_back(&rule);
+  }
+  std::sort(fitting.begin(), fitting.end(), [](const Rule* a, const Rule* b) { return rank(*a) > rank(*b); });
+  for (std::size_t i = 1; i < fitting.size(); ++i)
+    decision.losers.push_back({fitting[i]->origin.text(), fitting[i]->specificity() < fitting[0]->specificity()
+                                                              ? "less specific than " + fitting[0]->origin.text()
+                                                              : "overruled by " + fitting[0]->origin.text()});
+  if (!fitting.empty()) {
+    decision.rule = *fitting.front();
+    decision.options = decision.rule->options;
+    if (decision.rule->keep) {
+      decision.kind = Decision::Kind::keep;
+      decision.reason = *decision.rule->keep + " (" + decision.rule->origin.text() + ")";
+      return decision;
+    }
+  }
+
+  const Rule* rule = decision.rule ? &*decision.rule : nullptr;
+  const auto priority = [&](const ClaimRow& claim) {
+    return rule && rule->priority && (rule->plugin.empty() || rule->plugin == claim.plugin_id) ? *rule->priority : claim.priority;
+  };
+  for (const auto& claim : claims_) {
+    if (claim.method != query.method || claim.module_class != decision.resolved_class) continue;
+    if (claim.device != query.device)
+      decision.losers.push_back({claim.plugin_id, "it claims the class on the device " + claim.device});
+    else if (rule && !rule->plugin.empty() && !rule->priority && rule->plugin != claim.plugin_id)
+      decision.losers.push_back({claim.plugin_id, rule->origin.text() + " pins " + rule->plugin});
+    else
+      decision.claims.push_back(claim);
+  }
+  if (rule && !rule->replacement.empty()) {
+    decision.kind = Decision::Kind::replace;
+    decision.reason = rule->origin.text();
+    return decision;
+  }
+  if (decision.claims.empty()) {
+    decision.reason = "no plugin claims the class " + query.module_class + " for " + query.method + " on " + query.device;
+    return decision;
+  }
+  std::stable_sort(decision.claims.begin(), decision.claims.end(),
+                   [&](const ClaimRow& a, const ClaimRow& b) { return priority(a) > priority(b); });
+  if (decision.claims.size() > 1 && priority(decision.claims[0]) == priority(decision.claims[1])) {
+    const auto &a = decision.claims[0], &b = decision.claims[1];
+    throw Error(ErrorKind::plugin, "two plugins claim the class " + a.module_class + " for " + query.method + " on " +
+                                       query.device + " equally: " + a.plugin_file + " and " + b.plugin_file)
+        .at(query.path)
+        .hint("decide with a registry line such as {class: " + a.module_class + ", methods: [" + query.method +
+              "], plugin: " + a.plugin_id + "}");
+  }
+  decision.kind = Decision::Kind::claims;
+  decision.reason = rule ? rule->origin.text() : "claimed by " + decision.claims.front().plugin_id;
+  return decision;
+}
+
+SkipNames Registry::skip_names(const std::vector<std::string>& settings) const {
+  std::vector<std::string> all = skips_;
+  all.insert(all.end(), settings.begin(), settings.end());
+  return SkipNames(std::move(all));
+}
+
+void Registry::Builder::add_claims(const std::vector<ClaimRow>& claims) {
+  registry_.claims_.insert(registry_.claims_.end(), claims.begin(), claims.end());
+}
+
+void Registry::Builder::add_file(const std::filesystem::path& file, Tier tier) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(file, error))
+    throw Error(ErrorKind::plugin, "no such registry file").at(quote(file.string()));
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  if (!in) throw Error(ErrorKind::resource, "the registry file cannot be read").at(quote(file.string()));
+  add_text(text.str(), file.string(), tier);
+}
+
+void Registry::Builder::add_text(std::string_view yaml, const std::string& file_name, Tier tier) {
+  PatchFile parsed = parse_patch_file(yaml, file_name, tier);
+  for (auto& rule : parsed.rules) registry_.rules_.push_back(std::move(rule));
+  for (auto& [from, to] : parsed.aliases) registry_.aliases_[from] = std::move(to);
+  if (parsed.skips_replace) registry_.skips_.clear();
+  registry_.skips_.insert(registry_.skips_.end(), parsed.skips.begin(), parsed.skips.end());
+  registry_.notes_.insert(registry_.notes_.end(), parsed.notes.begin(), parsed.notes.end());
+}
+
+Registry Registry::Builder::build() {
+  std::set<std::string> methods;
+  for (const auto& claim : registry_.claims_) methods.insert(claim.method);
+  for (std::size_t i = 0; i < registry_.rules_.size(); ++i) {
+    const Rule& rule = registry_.rules_[i];
+    for (const auto& method : rule.methods)
+      if (method != "*" && !methods.empty() && !methods.contains(method)) {
+        std::string note = rule.origin.text() + ": no loaded plugin has the method " + quote(method);
+        if (const auto near = nearest_names(method, {methods.begin(), methods.end()}); !near.empty())
+          note += "; did you mean " + near + "?";
+        registry_.notes_.push_back(std::move(note));
+      }
+    for (std::size_t j = 0; j < i; ++j) {
+      const Rule& other = registry_.rules_[j];
+      const bool same_target = rule.origin.file == other.origin.file && rule.tier == other.tier &&
+                               rule.module_class == other.module_class && rule.device == other.device &&
+                               rule.match.has_value() == other.match.has_value() &&
+                               (!rule.match || rule.match->text() == other.match->text());
+      const bool same_method = std::any_of(rule.methods.begin(), rule.methods.end(), [&](const std::string& m) {
+        return std::find(other.methods.begin(), other.methods.end(), m) != other.methods.end();
+      });
+      if (same_target && same_method)
+        throw Error(ErrorKind::plugin, "two rules of one file decide about the same modules: " + other.origin.text() +
+                                           " and " + rule.origin.text())
+            .hint("remove one of them");
+    }
+  }
+  for (const auto& start : registry_.rules_) {
+    std::set<std::string> seen{start.module_class};
+    std::string at = start.replacement;
+    while (!at.empty()) {
+      if (!seen.insert(at).second)
+        throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at)).at(start.origin.text());
+      const auto next = std::find_if(registry_.rules_.begin(), registry_.rules_.end(), [&](const Rule& rule) {
+        return rule.module_class == at && !rule.replacement.empty();
+      });
+      at = next == registry_.rules_.end() ? "" : next->replacement;
+    }
+  }
+  return std::move(registry_);
+}
+
+}  // namespace graft
