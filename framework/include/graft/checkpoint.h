@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -24,6 +25,15 @@ struct TensorInfo {
   std::uint64_t offset = 0;         ///< from the start of the shard file
 };
 
+/// Most tensors that a checkpoint may have, unless OpenOptions says otherwise.
+inline constexpr std::size_t kMaxTensors = std::size_t{1} << 20;
+
+struct OpenOptions {
+  /// Accepts a folder with config.json but no weights, as one without tensors (for planning).
+  bool weights_optional = false;
+  std::size_t max_tensors = kMaxTensors;
+};
+
 /// Read view of a Hugging Face model folder: config.json and safetensors files, sharded or not.
 /// Opening reads headers only. Everything is validated strictly before a byte of data is used:
 /// a file that is wrong anywhere is refused with Error(model) naming file, tensor, expected, found.
@@ -31,9 +41,11 @@ struct TensorInfo {
 class GRAFT_API Checkpoint {
  public:
   /// Throws Error(model), or Error(resource) when the system refuses to open or read.
-  static Checkpoint open(const std::filesystem::path& folder);
+  /// Takes model.safetensors.index.json and the shards it names, or model.safetensors, or the only
+  /// .safetensors file of the folder.
+  static Checkpoint open(const std::filesystem::path& folder, const OpenOptions& options = {});
   /// The same for one bare .safetensors file, without a config.
-  static Checkpoint open_file(const std::filesystem::path& file);
+  static Checkpoint open_file(const std::filesystem::path& file, const OpenOptions& options = {});
 
   const std::filesystem::path& folder() const;
   const Value& config() const;                             ///< config.json; null for open_file
@@ -44,7 +56,8 @@ class GRAFT_API Checkpoint {
   std::uint64_t total_bytes() const;                       ///< sum over tensors
 
   /// Copies the tensor's bytes (little-endian, row-major) into `out`, which holds info.bytes.
-  /// pread in large pieces: a file that shrank meanwhile is an Error, not a signal.
+  /// pread in large pieces: a file that was changed or cut since it was opened is an Error, not a
+  /// signal. `info` must be one of tensors().
   void read(const TensorInfo& info, void* out) const;
   /// Bytes [begin, begin + size) of the tensor.
   void read(const TensorInfo& info, std::uint64_t begin, std::uint64_t size, void* out) const;
@@ -53,7 +66,8 @@ class GRAFT_API Checkpoint {
   /// pointer. Trusts the file not to shrink; opt-in (LoadOptions::map).
   std::shared_ptr<const void> map(const TensorInfo& info) const;
 
-  /// Changes when any shard is replaced: device, inode, size, mtime of each, as text.
+  /// Device, inode, size and mtime of each shard as it was opened, as text: another Checkpoint of
+  /// the same folder has another one when a shard was replaced in between.
   std::string fingerprint() const;
 
  private:
