@@ -17,12 +17,12 @@ namespace graft {
 
 /// One tensor of a checkpoint, every number already checked against its file.
 struct TensorInfo {
-  std::string name;                 ///< opaque text from the file: print it through quote()
+  std::string name;  ///< opaque text from the file: print it through quote()
   Dtype dtype{};
   std::vector<std::int64_t> shape;  ///< [] is a scalar
   std::uint64_t bytes = 0;
-  std::uint32_t shard = 0;          ///< index into Checkpoint::shards()
-  std::uint64_t offset = 0;         ///< from the start of the shard file
+  std::uint32_t shard = 0;   ///< index into Checkpoint::shards()
+  std::uint64_t offset = 0;  ///< from the start of the shard file
 };
 
 /// Most tensors that a checkpoint may have, unless OpenOptions says otherwise.
@@ -48,12 +48,12 @@ class GRAFT_API Checkpoint {
   static Checkpoint open_file(const std::filesystem::path& file, const OpenOptions& options = {});
 
   const std::filesystem::path& folder() const;
-  const Value& config() const;                             ///< config.json; null for open_file
-  const std::vector<TensorInfo>& tensors() const;          ///< by name, natural number order
-  const TensorInfo* find(std::string_view name) const;     ///< nullptr when absent
-  const TensorInfo& at(std::string_view name) const;       ///< throws with the nearest names
+  const Value& config() const;                          ///< config.json; null for open_file
+  const std::vector<TensorInfo>& tensors() const;       ///< by name, natural number order
+  const TensorInfo* find(std::string_view name) const;  ///< nullptr when absent
+  const TensorInfo& at(std::string_view name) const;    ///< throws with the nearest names
   const std::vector<std::filesystem::path>& shards() const;
-  std::uint64_t total_bytes() const;                       ///< sum over tensors
+  std::uint64_t total_bytes() const;  ///< sum over tensors
 
   /// Copies the tensor's bytes (little-endian, row-major) into `out`, which holds info.bytes.
   /// pread in large pieces: a file that was changed or cut since it was opened is an Error, not a
@@ -75,7 +75,8 @@ class GRAFT_API Checkpoint {
   std::shared_ptr<const State> state_;
 };
 
-/// One tensor to write; `data` yields its bytes when its turn comes and is called once.
+/// One tensor to write; `data` yields its bytes (little-endian, row-major) when its turn comes and
+/// is called once.
 struct TensorToWrite {
   std::string name;
   Dtype dtype{};
@@ -84,16 +85,23 @@ struct TensorToWrite {
 };
 
 struct WriteOptions {
+  /// Most bytes of data in a file that holds more than one tensor.
   std::uint64_t shard_bytes = 5'000'000'000;
   bool overwrite = false;
   /// Called with bytes written so far and the total; returning false interrupts (nothing is left).
   std::function<bool(std::uint64_t, std::uint64_t)> progress;
 };
 
-/// A model folder that is complete or absent: everything is written into a temporary sibling of
-/// `folder`, synced, and renamed into place by commit(); without commit() the destructor removes it.
-/// Refuses in the constructor, before anything is created: an existing non-empty folder without
-/// `overwrite`, a folder equal to or inside one of `inputs`, a parent that is not writable.
+/// A model folder that is complete or absent: everything is written into a hidden temporary sibling
+/// of `folder`, synced, and renamed into place by commit(); without commit() the destructor removes
+/// it. A lock file beside it keeps a second process away. What a killed process left behind is
+/// removed by the next FolderWriter for the same folder.
+///
+/// The constructor throws, before anything is created, Error(usage) for an existing non-empty
+/// folder without `overwrite` (and with it, for one that holds no model), for a folder equal to,
+/// inside or around one of `inputs`, and for a mount point; Error(resource) for a parent that is
+/// not writable and for an output that another process is writing. Every failure to write is
+/// Error(resource). After any error only the destructor may follow. Not thread-safe.
 class GRAFT_API FolderWriter {
  public:
   FolderWriter(std::filesystem::path folder, WriteOptions options,
@@ -103,9 +111,13 @@ class GRAFT_API FolderWriter {
   FolderWriter& operator=(const FolderWriter&) = delete;
 
   /// model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json (last)
-  /// when the tensors need more than one shard. Metadata {"format":"pt"}. Order is kept.
+  /// when the tensors need more than one shard. Metadata {"format":"pt"}. Called at most once.
+  /// Tensors are asked for their data and go to shards in the given order; within a file wider
+  /// elements come first, so that every tensor is aligned, and otherwise the order is kept.
   void write_tensors(std::vector<TensorToWrite> tensors);
+  /// One file of the folder, under a name without folders.
   void write_text(std::string_view file_name, std::string_view text);
+  /// A copy of the file (what a symbolic link leads to) under its own name.
   void copy_file(const std::filesystem::path& from);
   /// Syncs everything and renames. With `overwrite` the former folder is replaced only now.
   void commit();
