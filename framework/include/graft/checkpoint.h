@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -24,6 +25,15 @@ struct TensorInfo {
   std::uint64_t offset = 0;  ///< from the start of the shard file
 };
 
+/// Most tensors that a checkpoint may have, unless OpenOptions says otherwise.
+inline constexpr std::size_t kMaxTensors = std::size_t{1} << 20;
+
+struct OpenOptions {
+  /// Accepts a folder with config.json but no weights, as one without tensors (for planning).
+  bool weights_optional = false;
+  std::size_t max_tensors = kMaxTensors;
+};
+
 /// Read view of a Hugging Face model folder: config.json and safetensors files, sharded or not.
 /// Opening reads headers only. Everything is validated strictly before a byte of data is used:
 /// a file that is wrong anywhere is refused with Error(model) naming file, tensor, expected, found.
@@ -31,9 +41,11 @@ struct TensorInfo {
 class GRAFT_API Checkpoint {
  public:
   /// Throws Error(model), or Error(resource) when the system refuses to open or read.
-  static Checkpoint open(const std::filesystem::path& folder);
+  /// Takes model.safetensors.index.json and the shards it names, or model.safetensors, or the only
+  /// .safetensors file of the folder.
+  static Checkpoint open(const std::filesystem::path& folder, const OpenOptions& options = {});
   /// The same for one bare .safetensors file, without a config.
-  static Checkpoint open_file(const std::filesystem::path& file);
+  static Checkpoint open_file(const std::filesystem::path& file, const OpenOptions& options = {});
 
   const std::filesystem::path& folder() const;
   const Value& config() const;                          ///< config.json; null for open_file
@@ -44,7 +56,8 @@ class GRAFT_API Checkpoint {
   std::uint64_t total_bytes() const;  ///< sum over tensors
 
   /// Copies the tensor's bytes (little-endian, row-major) into `out`, which holds info.bytes.
-  /// pread in large pieces: a file that shrank meanwhile is an Error, not a signal.
+  /// pread in large pieces: a file that was changed or cut since it was opened is an Error, not a
+  /// signal. `info` must be one of tensors().
   void read(const TensorInfo& info, void* out) const;
   /// Bytes [begin, begin + size) of the tensor.
   void read(const TensorInfo& info, std::uint64_t begin, std::uint64_t size, void* out) const;
@@ -53,7 +66,8 @@ class GRAFT_API Checkpoint {
   /// pointer. Trusts the file not to shrink; opt-in (LoadOptions::map).
   std::shared_ptr<const void> map(const TensorInfo& info) const;
 
-  /// Changes when any shard is replaced: device, inode, size, mtime of each, as text.
+  /// Device, inode, size and mtime of each shard as it was opened, as text: another Checkpoint of
+  /// the same folder has another one when a shard was replaced in between.
   std::string fingerprint() const;
 
  private:
@@ -61,7 +75,8 @@ class GRAFT_API Checkpoint {
   std::shared_ptr<const State> state_;
 };
 
-/// One tensor to write; `data` yields its bytes when its turn comes and is called once.
+/// One tensor to write; `data` yields its bytes (little-endian, row-major) when its turn comes and
+/// is called once.
 struct TensorToWrite {
   std::string name;
   Dtype dtype{};
@@ -70,16 +85,23 @@ struct TensorToWrite {
 };
 
 struct WriteOptions {
+  /// Most bytes of data in a file that holds more than one tensor.
   std::uint64_t shard_bytes = 5'000'000'000;
   bool overwrite = false;
   /// Called with bytes written so far and the total; returning false interrupts (nothing is left).
   std::function<bool(std::uint64_t, std::uint64_t)> progress;
 };
 
-/// A model folder that is complete or absent: everything is written into a temporary sibling of
-/// `folder`, synced, and renamed into place by commit(); without commit() the destructor removes
-/// it. Refuses in the constructor, before anything is created: an existing non-empty folder without
-/// `overwrite`, a folder equal to or inside one of `inputs`, a parent that is not writable.
+/// A model folder that is complete or absent: everything is written into a hidden temporary sibling
+/// of `folder`, synced, and renamed into place by commit(); without commit() the destructor removes
+/// it. A lock file beside it keeps a second process away. What a killed process left behind is
+/// removed by the next FolderWriter for the same folder.
+///
+/// The constructor throws, before anything is created, Error(usage) for an existing non-empty
+/// folder without `overwrite` (and with it, for one that holds no model), for a folder equal to,
+/// inside or around one of `inputs`, and for a mount point; Error(resource) for a parent that is
+/// not writable and for an output that another process is writing. Every failure to write is
+/// Error(resource). After any error only the destructor may follow. Not thread-safe.
 class GRAFT_API FolderWriter {
  public:
   FolderWriter(std::filesystem::path folder, WriteOptions options,
@@ -89,9 +111,13 @@ class GRAFT_API FolderWriter {
   FolderWriter& operator=(const FolderWriter&) = delete;
 
   /// model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json (last)
-  /// when the tensors need more than one shard. Metadata {"format":"pt"}. Order is kept.
+  /// when the tensors need more than one shard. Metadata {"format":"pt"}. Called at most once.
+  /// Tensors are asked for their data and go to shards in the given order; within a file wider
+  /// elements come first, so that every tensor is aligned, and otherwise the order is kept.
   void write_tensors(std::vector<TensorToWrite> tensors);
+  /// One file of the folder, under a name without folders.
   void write_text(std::string_view file_name, std::string_view text);
+  /// A copy of the file (what a symbolic link leads to) under its own name.
   void copy_file(const std::filesystem::path& from);
   /// Syncs everything and renames. With `overwrite` the former folder is replaced only now.
   void commit();
