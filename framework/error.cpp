@@ -83,11 +83,10 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::string quote(std::string_view text) {
-  constexpr std::size_t kLimit = 200;
+std::string quote(std::string_view text, std::size_t limit) {
   std::string out = "'";
   std::size_t i = 0;
-  while (i < text.size() && out.size() < kLimit) {
+  while (i < text.size() && out.size() < limit) {
     const auto c = static_cast<std::uint8_t>(text[i]);
     // U+0080..U+009F are C1 controls: a terminal may act on them.
     const std::size_t length = c < 0x20 || c == 0x7F ? 0 : utf8_length(text.substr(i));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -54,8 +55,8 @@ class GRAFT_API Error : public std::runtime_error {
 };
 
 /// `text` in single quotes, safe to print: control characters, escapes and invalid UTF-8 as \xNN,
-/// at most 200 bytes.
-GRAFT_API std::string quote(std::string_view text);
+/// at most about `limit` bytes.
+GRAFT_API std::string quote(std::string_view text, std::size_t limit = 200);
 
 /// Those of `candidates` that look like a misspelling of `name`, best first, at most three, as
 /// "'a', 'b'"; empty when none is near. For "did you mean".
