@@ -66,7 +66,7 @@ void Host::State::rebuild_registry() {
   Registry::Builder builder;
   builder.add_claims(claims);
   for (const auto* library : plugins.libraries())
-    if (const auto file = library->registry_file(); !file.empty()) builder.add_file(file, Tier::plugin);
+    if (const auto& file = library->registry_file()) builder.add_file(*file, Tier::plugin);
   for (const auto& file : installed_registry()) builder.add_file(file, Tier::installed);
   for (const auto& file : options.registry_files) builder.add_file(file, Tier::command_line);
   for (const auto& patch : patches) builder.add_text("graft: 1\npatches: [" + patch + "]\n", "API", Tier::command_line);
@@ -110,7 +110,7 @@ Host::Host(HostOptions options) : state_(std::make_unique<State>()) {
   state_->plugins = Plugins::find(search, given.context);
   for (const auto* library : state_->plugins.libraries())
     for (const auto& claim : library->claims())
-      state_->claims.push_back({library->id(), library->file().string(), claim.method, claim.module_class,
+      state_->claims.push_back({std::string(library->id()), library->file().string(), claim.method, claim.module_class,
                                 claim.device, claim.priority});
   state_->rebuild_registry();
 }

@@ -6,7 +6,7 @@
 
 #include "graft/host.h"
 #include "planning/planner.h"
-#include "plugins/plugins.h"
+#include "graft/plugins.h"
 #include "registry/registry.h"
 
 namespace graft {

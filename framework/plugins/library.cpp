@@ -178,6 +178,13 @@ std::variant<const PluginLibrary*, Refusal> PluginTable::open(const VettedFile& 
   return started;
 }
 
+const PluginLibrary* PluginTable::find(std::string_view id) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [identity, entry] : entries_)
+    if (entry.library && entry.library->id() == id) return entry.library;
+  return nullptr;
+}
+
 void PluginTable::shutdown() {
   const std::lock_guard lock(mutex_);
   shut_down_ = true;

@@ -26,6 +26,8 @@ class PluginTable {
   /// inert, and is refused for the same reason ever after.
   std::variant<const PluginLibrary*, Refusal> open(const VettedFile& vetted,
                                                    const Context& context);
+  /// nullptr when no usable library has this id.
+  const PluginLibrary* find(std::string_view id);
   void shutdown();
 
  private:

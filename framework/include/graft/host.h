@@ -13,12 +13,12 @@
 #include "graft/model.h"
 #include "graft/model_quantizer.h"
 #include "graft/plan.h"
+#include "graft/plugins.h"
 #include "graft/quantizer.h"
 
 namespace graft {
 
 class Registry;
-class Plugins;
 
 struct HostOptions {
   std::vector<std::filesystem::path> plugin_files;        ///< searched first
@@ -81,8 +81,5 @@ class GRAFT_API Host {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// Calls every plugin's shutdown, newest first, once. Only at the end of the process.
-GRAFT_API void shutdown();
 
 }  // namespace graft

@@ -1,0 +1,32 @@
+# graft_add_kernels(<target> file...): a static library of torch-free kernels, position independent
+# and hidden wherever it is linked. The instruction set goes by file name, <name>_avx2.cpp and
+# <name>_avx512.cpp; those files are left out on other processors. No file contracts to fused
+# multiply-adds by itself, so that every level rounds alike. AVX files hold raw-pointer code only: an
+# inline function of a library header compiled there would leak to CPUs without the instructions.
+include_guard(GLOBAL)
+
+set(GRAFT_AVX2_FLAGS -mavx2 -mfma -mf16c)
+set(GRAFT_AVX512_FLAGS ${GRAFT_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi
+                       -mavx512vnni)
+
+function(graft_add_kernels target)
+  set(sources)
+  foreach(file IN LISTS ARGN)
+    set(flags -ffp-contract=off)
+    if(file MATCHES "_avx(2|512)\\.cpp$")
+      if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        continue()
+      endif()
+      list(APPEND flags ${GRAFT_AVX${CMAKE_MATCH_1}_FLAGS})
+    endif()
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${flags}")
+    list(APPEND sources ${file})
+  endforeach()
+  add_library(${target} STATIC ${sources})
+  target_include_directories(${target} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+  target_link_libraries(${target} PUBLIC graft::headers)
+  if(NOT target STREQUAL graft_kernels)
+    target_link_libraries(${target} PUBLIC graft_kernels)
+  endif()
+  graft_own(${target})
+endfunction()
