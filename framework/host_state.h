@@ -26,10 +26,6 @@ struct Host::State {
   PlanRequest request() const;
 };
 
-/// The quantization_config of a checkpoint's config.json: at the top, else of its text part; nullptr
-/// when there is none.
-const Value* quantization_config_of(const Value& config);
-
 /// Of the config ("dtype", "torch_dtype"), else of the first float tensor, else float32.
 at::ScalarType model_dtype(const Checkpoint& checkpoint);
 

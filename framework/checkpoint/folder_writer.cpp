@@ -1,10 +1,12 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <limits>
 #include <optional>
 #include <unordered_set>
 
@@ -368,6 +370,30 @@ void FolderWriter::commit() {
     fs::remove_all(s.former, ignored);
   });
   s.lock.reset();
+}
+
+void write_tensor_file(const fs::path& file, std::vector<TensorToWrite> tensors) {
+  const std::vector<Shard> shards = split(tensors, std::numeric_limits<std::uint64_t>::max());
+  const Shard& shard = shards.front();
+  fs::path partial = file;
+  partial += ".partial-" + std::to_string(::getpid());
+  try {
+    OutputFile out(partial);
+    out.write(0, shard.start.data(), shard.start.size());
+    for (std::size_t i = 0; i < shard.members.size(); ++i) {
+      const TensorToWrite& tensor = tensors[shard.members[i]];
+      const auto data = tensor.data();
+      out.write(shard.offsets[i], data.get(), tensor_bytes(tensor.dtype, tensor.shape));
+    }
+    out.finish();
+    std::error_code code;
+    fs::rename(partial, file, code);
+    if (code) throw output_error("create the file", file, code.value());
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(partial, ignored);
+    throw;
+  }
 }
 
 }  // namespace graft

@@ -82,4 +82,8 @@ class GRAFT_API Host {
   std::unique_ptr<State> state_;
 };
 
+/// The quantization_config of a checkpoint's config.json: at the top, else of its text part; nullptr
+/// when there is none.
+GRAFT_API const Value* quantization_config_of(const Value& config);
+
 }  // namespace graft

@@ -1,0 +1,67 @@
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <iostream>
+#include <memory>
+
+#include "cli/program.h"
+#include "graft/tensors.h"
+
+namespace graft::cli {
+namespace {
+
+struct Arguments {
+  std::string model, input, output, dtype;
+};
+
+at::Tensor read_ids(const std::string& file) {
+  const Checkpoint input = Checkpoint::open_file(file);
+  const TensorInfo* info = input.find("input_ids");
+  if (!info) throw Error(ErrorKind::usage, "the input has no tensor 'input_ids'").at(quote(file));
+  if (info->dtype != Dtype::I64 || info->shape.size() != 2)
+    throw Error(ErrorKind::usage, "'input_ids' cannot be used").at(quote(file)).expected("[B, T] int64").found(
+        std::to_string(info->shape.size()) + " dimensions of " + std::string(name_of(info->dtype)));
+  auto ids = at::empty(info->shape, at::kLong);
+  input.read(*info, ids.data_ptr());
+  return ids;
+}
+
+void run(Program& program, const Arguments& given) {
+  LoadOptions options;
+  options.dtype = parse_dtype(given.dtype);
+  options.device = program.device();
+  options.context = program.context();
+  const auto ids = read_ids(given.input);
+  const auto loaded = program.host().load(find_model(given.model), options);
+  const c10::InferenceMode guard;
+  Batch batch;
+  batch.input_ids = ids;
+  const auto out = loaded.model->forward(batch).to(at::kCPU, at::kFloat).contiguous();
+  const std::string name = loaded.model->output() == Model::Output::logits ? "logits" : "last_hidden_state";
+  const auto held = std::make_shared<at::Tensor>(out);
+  write_tensor_file(given.output, {{name, Dtype::F32, out.sizes().vec(),
+                                    [held] { return std::shared_ptr<const void>(held, held->const_data_ptr()); }}});
+  if (program.globals.json) {
+    Value result, shape(Value::Array{});
+    for (const auto size : out.sizes()) shape.as_array().push_back(size);
+    result.set("output", given.output);
+    result.set("tensor", name);
+    result.set("shape", std::move(shape));
+    program.print_json(result);
+  }
+}
+
+}  // namespace
+
+void add_forward(CLI::App& app, Program& program) {
+  auto given = std::make_shared<Arguments>();
+  auto* verb = app.add_subcommand("forward", "Run token ids through a model and write its logits");
+  verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
+  verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64")->required();
+  verb->add_option("--output", given->output, "safetensors file to write: logits or last_hidden_state, float32")->required();
+  verb->add_option("--dtype", given->dtype, "Of activations: float32, bfloat16 or float16; default as the model");
+  verb->footer("graft forward models/SmolLM2-135M-Instruct --input ids.safetensors --output logits.safetensors");
+  verb->callback([given, &program] { run(program, *given); });
+}
+
+}  // namespace graft::cli

@@ -1,0 +1,103 @@
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <iostream>
+
+#include "cli/program.h"
+#include "graft/plugins.h"
+
+namespace {
+
+using namespace graft;
+using namespace graft::cli;
+
+int exit_code(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::usage: return 1;
+    case ErrorKind::model: return 2;
+    case ErrorKind::plugin: return 3;
+    case ErrorKind::resource: return 4;
+    case ErrorKind::quality: return 5;
+    case ErrorKind::coverage: return 6;
+    case ErrorKind::interrupted: return 130;
+    case ErrorKind::internal: return 70;
+  }
+  return 70;
+}
+
+void add_globals(CLI::App& app, Globals& globals) {
+  app.add_flag("--json", globals.json, "One JSON document on stdout, nothing else there");
+  app.add_option("--threads", globals.threads, "Threads to compute with")->check(CLI::PositiveNumber);
+  app.add_option("--device", globals.device, "cpu")->capture_default_str();
+  app.add_option("--plugin", globals.plugin_files, "Load this plugin file too");
+  app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too");
+  app.add_option("--registry", globals.registry_files, "Rules that win over the installed ones");
+  app.add_flag("--strict", globals.strict, "What is unknown, unmatched or unexpected is an error");
+  app.add_flag("--allow-insecure-plugins", globals.allow_insecure, "Load plugins that others may write to");
+  app.add_option("--log", globals.log_file, "Append messages to this file");
+  app.add_flag("-q,--quiet", globals.quiet, "Errors only");
+  app.add_flag("-v,--verbose", globals.verbose, "More messages; twice for all");
+}
+
+int run(int argc, char** argv) {
+  Program program;
+  {
+    // The plugins named here declare options of the real command line.
+    CLI::App first;
+    first.set_help_flag("");
+    first.allow_extras();
+    add_globals(first, program.globals);
+    try {
+      first.parse(argc, argv);
+    } catch (const CLI::ParseError&) {
+      // The second pass says what is wrong.
+    }
+    program.configure();
+  }
+  CLI::App app("graft converts models into quantized ones and runs them", "graft");
+  app.set_version_flag("--version", "graft " GRAFT_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();
+  add_globals(app, program.globals);
+  // Finding plugins takes a moment, so only the verbs that show their options pay for it.
+  const auto asked_for = [&](std::string_view verb) {
+    return std::any_of(argv + 1, argv + argc, [&](const char* word) { return word == verb; });
+  };
+  add_doctor(app, program);
+  add_forward(app, program);
+  add_inspect(app, program);
+  add_plan(app, program, asked_for("plan"));
+  add_plugins(app, program);
+  add_quantize(app, program, asked_for("quantize"));
+  add_registry(app, program);
+  add_verify(app, program);
+  for (auto* verb : app.get_subcommands({})) verb->fallthrough();
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 1;
+  } catch (const Error& error) {
+    program.terminal.finish_line();
+    std::cerr << "graft: " << error.what() << std::endl;
+    return exit_code(error.kind());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  watch_interrupts();
+  try {
+    return run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::cerr << "graft: out of memory; use a machine with more, or fewer --threads" << std::endl;
+    return 4;
+  } catch (const c10::Error& error) {
+    std::cerr << "graft: LibTorch: " << error.what_without_backtrace() << std::endl;
+    return 70;
+  } catch (const std::exception& error) {
+    std::cerr << "graft: " << error.what() << std::endl;
+    return 70;
+  }
+}

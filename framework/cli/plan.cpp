@@ -1,0 +1,77 @@
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "cli/program.h"
+
+namespace graft::cli {
+namespace {
+
+struct Arguments {
+  std::string model, dtype;
+  MethodOptions method;
+};
+
+void print(const Plan& plan) {
+  std::size_t number = 0, kept = 0;
+  const std::size_t all = plan.entries.size();
+  for (const auto& entry : plan.entries) {
+    ++number;
+    if (entry.action == Action::keep) {
+      ++kept;
+      continue;
+    }
+    std::printf("[%4zu/%zu] %-44s %lldx%lld  %s -> %s  %s  %s  %s\n", number, all, entry.spec.path.c_str(),
+                static_cast<long long>(entry.spec.out_features), static_cast<long long>(entry.spec.in_features),
+                megabytes(entry.bytes_before).c_str(), megabytes(entry.bytes_after).c_str(), entry.replacement.c_str(),
+                entry.settings.c_str(), entry.kernel.c_str());
+  }
+  std::printf("size   %s -> %s", megabytes(plan.bytes_before()).c_str(), megabytes(plan.bytes_after()).c_str());
+  if (plan.bits_per_weight() > 0) std::printf("    %.2f bits a weight where quantized", plan.bits_per_weight());
+  std::printf("\nkept   %zu modules", kept);
+  std::size_t shown = 0;
+  for (const auto& entry : plan.entries)
+    if (entry.action == Action::keep && entry.spec.in_features && shown++ < 8)
+      std::printf("%s%s (%s)", shown == 1 ? ": " : ", ", entry.spec.path.c_str(), entry.reason.c_str());
+  std::printf("\n");
+  const auto list = [](const char* title, const std::vector<std::string>& items) {
+    if (items.empty()) return;
+    std::printf("%s %zu:", title, items.size());
+    for (std::size_t i = 0; i < items.size() && i < 8; ++i) std::printf(" %s", items[i].c_str());
+    std::printf("%s\n", items.size() > 8 ? " ..." : "");
+  };
+  list("missing", plan.missing);
+  list("wrong", plan.mismatched);
+  list("unexpected", plan.unexpected);
+  for (const auto& note : plan.notes) std::printf("note   %s\n", note.c_str());
+}
+
+void run(Program& program, const Arguments& given) {
+  LoadOptions options;
+  options.quantization_config = given.method.settings();
+  options.dtype = parse_dtype(given.dtype);
+  options.device = program.device();
+  options.context = program.context();
+  OpenOptions open;
+  open.weights_optional = true;
+  const Plan plan = program.host().plan(Checkpoint::open(find_model(given.model), open), options);
+  if (program.globals.json)
+    program.print_json(plan.to_value());
+  else
+    print(plan);
+  plan.check(program.globals.strict);
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app, Program& program, bool with_methods) {
+  auto given = std::make_shared<Arguments>();
+  auto* verb = app.add_subcommand("plan", "Show the whole conversion without reading a weight");
+  verb->add_option("MODEL", given->model, "Folder (config.json alone is enough) or cached org/name")->required();
+  verb->add_option("--dtype", given->dtype, "Of what is kept: float32, bfloat16 or float16; default as the model");
+  if (with_methods) given->method.add_to(*verb, program.host());
+  verb->footer("graft plan models/SmolLM2-135M-Instruct --method bitsandbytes --double-quant");
+  verb->callback([given, &program] { run(program, *given); });
+}
+
+}  // namespace graft::cli

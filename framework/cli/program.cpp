@@ -1,0 +1,116 @@
+#include "cli/program.h"
+
+#include <ATen/Parallel.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "graft/tensors.h"
+
+namespace graft::cli {
+namespace fs = std::filesystem;
+
+void Program::configure() {
+  terminal.configure(globals.quiet, globals.verbose, globals.log_file);
+  if (globals.threads > 0) at::set_num_threads(globals.threads);
+}
+
+Host& Program::host() {
+  if (!host_) {
+    HostOptions options;
+    for (const auto& file : globals.plugin_files) options.plugin_files.emplace_back(file);
+    for (const auto& path : globals.plugin_paths) options.plugin_directories.emplace_back(path);
+    for (const auto& file : globals.registry_files) options.registry_files.emplace_back(file);
+    options.allow_insecure_plugins = globals.allow_insecure;
+    options.strict = globals.strict;
+    options.context = context();
+    host_.emplace(std::move(options));
+    for (const auto& verdict : host_->plugins().verdicts())
+      if (!verdict.loaded)
+        terminal.say(verdict.named ? LogLevel::error : LogLevel::warning, "plugins", verdict.file.string() + ": " + verdict.reason);
+  }
+  return *host_;
+}
+
+c10::Device Program::device() const {
+  try {
+    return c10::Device(globals.device);
+  } catch (const c10::Error&) {
+    throw Error(ErrorKind::usage, "unknown --device").expected("cpu or cuda:0").found(quote(globals.device));
+  }
+}
+
+Context Program::context() {
+  Context out;
+  out.log = [this](LogLevel level, std::string_view component, std::string_view message) {
+    terminal.say(level, component, message);
+  };
+  out.progress = [this](std::string_view stage, std::uint64_t done, std::uint64_t total) {
+    terminal.progress(stage, done, total);
+    return !interrupted();
+  };
+  return out;
+}
+
+void Program::print_json(const Value& value) const { std::cout << to_json(value, 2) << "\n"; }
+
+fs::path find_model(const std::string& argument) {
+  std::error_code error;
+  if (fs::is_directory(argument, error)) return argument;
+  Error missing(ErrorKind::usage, "no such model folder");
+  missing.at(quote(argument));
+  const auto slash = argument.find('/');
+  const bool is_name = slash != std::string::npos && slash > 0 && argument.find('/', slash + 1) == std::string::npos &&
+                       argument.front() != '.';
+  if (!is_name) throw missing.hint("give a folder with config.json, or an org/name of the local Hugging Face cache");
+  const char* home = std::getenv("HF_HOME");
+  const char* user = std::getenv("HOME");
+  const fs::path cache = home ? fs::path(home) / "hub" : fs::path(user ? user : ".") / ".cache/huggingface/hub";
+  std::string name = "models--" + argument;
+  name.replace(name.find('/'), 1, "--");
+  std::ifstream ref(cache / name / "refs" / "main");
+  std::string commit;
+  if (ref >> commit; fs::is_directory(cache / name / "snapshots" / commit, error) && !commit.empty())
+    return cache / name / "snapshots" / commit;
+  throw missing.hint("the Hugging Face cache " + quote(cache.string()) + " does not hold it either: run `hf download " + argument +
+                     "` first");
+}
+
+std::optional<at::ScalarType> parse_dtype(const std::string& word) {
+  if (word.empty()) return std::nullopt;
+  const auto type = dtype_from_word(word);
+  if (!type || !c10::isFloatingType(*type))
+    throw Error(ErrorKind::usage, "unknown --dtype").expected("float32, bfloat16 or float16").found(quote(word));
+  return type;
+}
+
+std::string with_commas(std::uint64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  return text;
+}
+
+std::string megabytes(std::uint64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof(text), bytes < 10'000'000 ? "%.2f MB" : "%.0f MB", static_cast<double>(bytes) / 1e6);
+  return text;
+}
+
+std::string seconds(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), value < 10 ? "%.2f s" : "%.0f s", value);
+  return text;
+}
+
+std::string read_text_file(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream text;
+  if (in) text << in.rdbuf();
+  if (!in) throw Error(ErrorKind::usage, "the file cannot be read").at(quote(file.string()));
+  return text.str();
+}
+
+}  // namespace graft::cli

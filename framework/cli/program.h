@@ -1,0 +1,88 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/terminal.h"
+#include "graft/host.h"
+
+namespace graft::cli {
+
+/// What every verb understands.
+struct Globals {
+  bool json = false, quiet = false, strict = false, allow_insecure = false;
+  int verbose = 0, threads = 0;
+  std::string device = "cpu", log_file;
+  std::vector<std::string> plugin_files, plugin_paths, registry_files;
+};
+
+/// Shared by the verbs: parsed globals, the terminal, and the host once somebody needs it.
+class Program {
+ public:
+  Globals globals;
+  Terminal terminal;
+
+  /// Carries the globals out: terminal, threads.
+  void configure();
+  /// Made on first use, from the globals.
+  Host& host();
+  /// From --device.
+  c10::Device device() const;
+  /// Callbacks that show messages and progress and stop on Ctrl-C.
+  Context context();
+  /// Prints a result as the one JSON document on stdout.
+  void print_json(const Value& value) const;
+
+ private:
+  std::optional<Host> host_;
+};
+
+/// What `graft quantize` and `graft plan` make of the options that plugins declare.
+class MethodOptions {
+ public:
+  /// Adds --method and every option of every method of `host`, grouped by method in the help.
+  void add_to(CLI::App& verb, const Host& host);
+  /// The quantization_config that was asked for, null when no --method was given. Throws
+  /// Error(usage) for an option of another method.
+  Value settings() const;
+
+ private:
+  std::string method_;
+  std::map<std::string, std::vector<OptionSpec>> methods_;
+  std::map<std::string, std::vector<std::string>> given_;  ///< by flag; only those that occur count
+};
+
+/// A folder as given, or an org/name from the local Hugging Face cache. Throws Error(usage) saying how
+/// to get it.
+std::filesystem::path find_model(const std::string& argument);
+
+/// "--dtype" of a verb; nothing when it is empty.
+std::optional<at::ScalarType> parse_dtype(const std::string& word);
+
+/// "1,234"
+std::string with_commas(std::uint64_t number);
+/// "257 MB"
+std::string megabytes(std::uint64_t bytes);
+
+/// "12.3 s"
+std::string seconds(double value);
+
+/// Whole content; Error(usage) when it cannot be read.
+std::string read_text_file(const std::filesystem::path& file);
+
+// One function a verb, in the file of that name: declares its arguments and what runs.
+void add_doctor(CLI::App& app, Program& program);
+void add_forward(CLI::App& app, Program& program);
+void add_inspect(CLI::App& app, Program& program);
+void add_plan(CLI::App& app, Program& program, bool with_methods);
+void add_plugins(CLI::App& app, Program& program);
+void add_quantize(CLI::App& app, Program& program, bool with_methods);
+void add_registry(CLI::App& app, Program& program);
+void add_verify(CLI::App& app, Program& program);
+
+}  // namespace graft::cli
