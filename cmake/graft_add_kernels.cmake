@@ -7,17 +7,20 @@ include_guard(GLOBAL)
 
 set(GRAFT_AVX2_FLAGS -mavx2 -mfma -mf16c)
 set(GRAFT_AVX512_FLAGS ${GRAFT_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi
-                       -mavx512vnni)
+                       -mavx512vnni
+                       # GCC 12 warns of its own _mm512_undefined_ps (bug 105593).
+                       -Wno-maybe-uninitialized -Wno-uninitialized)
 
 function(graft_add_kernels target)
   set(sources)
   foreach(file IN LISTS ARGN)
     set(flags -ffp-contract=off)
     if(file MATCHES "_avx(2|512)\\.cpp$")
+      set(level ${CMAKE_MATCH_1})
       if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
         continue()
       endif()
-      list(APPEND flags ${GRAFT_AVX${CMAKE_MATCH_1}_FLAGS})
+      list(APPEND flags ${GRAFT_AVX${level}_FLAGS})
     endif()
     set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${flags}")
     list(APPEND sources ${file})

@@ -1,0 +1,96 @@
+#include "linear4bit.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+#include "graft/error.h"
+#include "kernels/four_bit.h"
+
+namespace graft::bnb {
+namespace {
+
+/// Elements of dense weight that a thread makes before it multiplies with them: they stay in its
+/// second-level cache. The same for every number of threads, so that results are too.
+constexpr std::int64_t kSlab = 1 << 17;
+
+}  // namespace
+
+Linear4bit::Linear4bit(const ModuleSpec& spec, at::ScalarType compute_dtype)
+    : Unary("Linear4bit"),
+      in_features_(spec.in_features),
+      out_features_(spec.out_features),
+      compute_dtype_(compute_dtype) {
+  const auto meta = at::TensorOptions(at::kMeta);
+  const std::int64_t count = in_features_ * out_features_;
+  own("weight", weight, at::empty({(count + 1) / 2, 1}, meta.dtype(at::kByte)));
+  own("bias", bias, spec.bias ? at::empty({out_features_}, meta.dtype(spec.dtype)) : at::Tensor());
+}
+
+void Linear4bit::fill(const Tensors& tensors) {
+  Tensors stored;
+  for (const auto& [name, tensor] : tensors)
+    if (name != "bias") stored.set(name, tensor);
+  const auto* given_bias = tensors.find("bias");
+  take(stored, read_quant_state(tensors, out_features_, in_features_),
+       given_bias ? *given_bias : at::Tensor());
+}
+
+void Linear4bit::fill(QuantizedWeight quantized, const at::Tensor& given_bias) {
+  take(std::move(quantized.stored), std::move(quantized.state), given_bias);
+}
+
+void Linear4bit::take(Tensors stored, QuantState state, const at::Tensor& given_bias) {
+  const auto bytes = stored.at("weight").contiguous().view({-1}).view(at::kByte).view({-1, 1});
+  const std::int64_t expected = (in_features_ * out_features_ + 1) / 2;
+  if (bytes.numel() != expected)
+    throw Error(ErrorKind::model, "the packed weight has another size than the module")
+        .at("tensor 'weight'")
+        .expected(std::to_string(expected) + " bytes")
+        .found(std::to_string(bytes.numel()));
+  set_tensor("weight", bytes);
+  if (given_bias.defined()) set_tensor("bias", given_bias);
+  stored_ = std::move(stored);
+  state_ = std::move(state);
+}
+
+at::Tensor Linear4bit::rows(std::int64_t first, std::int64_t count) const {
+  auto out = at::empty({count, in_features_}, at::kFloat);
+  dequantize_blocks()(weight.const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
+                      state_.absmax.const_data_ptr<float>(), state_.blocksize, first * in_features_,
+                      count * in_features_, out.mutable_data_ptr<float>());
+  return out.to(state_.dtype);
+}
+
+at::Tensor Linear4bit::forward(const at::Tensor& x) {
+  const auto compute = x.scalar_type() == at::kFloat ? at::kFloat : compute_dtype_;
+  const auto input = x.reshape({-1, in_features_}).to(compute);
+  auto y = at::empty({input.size(0), out_features_}, input.options());
+  const std::int64_t height = std::clamp<std::int64_t>(kSlab / in_features_, 1, out_features_);
+  const std::int64_t slabs = (out_features_ + height - 1) / height;
+  at::parallel_for(0, slabs, 1, [&](std::int64_t begin, std::int64_t end) {
+    const c10::InferenceMode guard;
+    for (std::int64_t slab = begin; slab < end; ++slab) {
+      const std::int64_t first = slab * height, count = std::min(height, out_features_ - first);
+      y.narrow(1, first, count).copy_(at::mm(input, rows(first, count).to(compute).t()));
+    }
+  });
+  if (bias.defined()) y.add_(bias.to(compute));
+  auto sizes = x.sizes().vec();
+  sizes.back() = out_features_;
+  return y.to(x.scalar_type()).view(sizes);
+}
+
+void Linear4bit::describe(ModuleSpec& spec) const {
+  Unary::describe(spec);
+  spec.in_features = in_features_;
+  spec.out_features = out_features_;
+  spec.bias = bias.defined();
+  spec.dtype = state_.dtype;
+}
+
+at::Tensor Linear4bit::dequantize() const { return rows(0, out_features_); }
+
+}  // namespace graft::bnb

@@ -1,0 +1,41 @@
+#pragma once
+
+#include "graft/nn/unary.h"
+#include "graft/tensors.h"
+#include "settings.h"
+
+namespace graft::bnb {
+
+/// y = x W^T + b with W as int8 rows. Class and tensors as bitsandbytes names them.
+/// LLM.int8 (Dettmers et al. 2022): activations become int8 a row, except columns with an element of
+/// at least `threshold`, which multiply in 16 bits. With Int8Forward::dequant the dense product.
+class Linear8bitLt : public nn::Unary {
+ public:
+  /// Everything on meta.
+  Linear8bitLt(const ModuleSpec& spec, const BnbConfig& config);
+
+  /// "weight" int8 [N, K], "SCB" float32 [N], "weight_format" (only row-major is read), "bias".
+  void fill(const Tensors& tensors);
+  /// From a dense weight [N, K]; it passes through float16 as in bitsandbytes. Throws Error(model)
+  /// when it is not finite there.
+  void quantize(const at::Tensor& dense, const at::Tensor& given_bias);
+
+  at::Tensor forward(const at::Tensor& x) override;
+  void describe(ModuleSpec& spec) const override;
+
+  Tensors stored() const;
+  /// [N, K] float32: weight * SCB / 127.
+  at::Tensor dequantize() const;
+
+  at::Tensor weight, SCB, bias;
+
+ private:
+  at::Tensor multiply_in_int8(const at::Tensor& x) const;
+
+  std::int64_t in_features_, out_features_;
+  double threshold_;
+  BnbConfig::Int8Forward how_;
+  bool has_format_ = true;  ///< the file it came from had a weight_format
+};
+
+}  // namespace graft::bnb

@@ -1,0 +1,185 @@
+#include "quant_state.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "graft/error.h"
+#include "graft/value.h"
+#include "kernels/four_bit.h"
+
+namespace graft::bnb {
+namespace {
+
+constexpr const char* kTypeWords[] = {"nf4", "fp4"};
+
+std::int64_t blocks_of(std::int64_t elements, std::int64_t blocksize) {
+  return (elements + blocksize - 1) / blocksize;
+}
+
+/// The tensor as `count` elements of `type`.
+at::Tensor checked(const Tensors& tensors, const std::string& name, at::ScalarType type,
+                   std::int64_t count) {
+  const at::Tensor& tensor = tensors.at(name);
+  if (tensor.scalar_type() != type || tensor.numel() != count)
+    throw Error(ErrorKind::model, "a tensor of a 4-bit weight cannot be used")
+        .at("tensor " + quote(name))
+        .expected(std::to_string(count) + " elements of " + std::string(dtype_word(type)))
+        .found(std::to_string(tensor.numel()) + " of " + std::string(dtype_word(tensor.scalar_type())));
+  const auto flat = tensor.reshape({-1}).contiguous();
+  if (flat.is_floating_point() && !at::isfinite(flat).all().item<bool>())
+    throw Error(ErrorKind::model, "a tensor of a 4-bit weight holds NaN or infinity")
+        .at("tensor " + quote(name));
+  return flat;
+}
+
+Value read_blob(const Tensors& tensors, const std::string& name) {
+  const at::Tensor& blob = tensors.at(name);
+  if (blob.scalar_type() != at::kByte)
+    throw Error(ErrorKind::model, "the quant_state is no text").at("tensor " + quote(name)).expected("uint8").found(
+        std::string(dtype_word(blob.scalar_type())));
+  const auto bytes = blob.contiguous();
+  try {
+    Value value = parse_json({reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>()),
+                              static_cast<std::size_t>(bytes.numel())});
+    value.as_object();
+    return value;
+  } catch (Error& error) {
+    error.at("tensor " + quote(name));
+    throw;
+  }
+}
+
+Error wrong(const std::string& blob, const std::string& field, const std::string& expected,
+            const std::string& found) {
+  Error error(ErrorKind::model, "the quant_state cannot be used");
+  error.at("tensor " + quote(blob)).at("field " + quote(field)).expected(expected).found(found);
+  return error;
+}
+
+at::Tensor as_tensor(const std::string& text) {
+  auto tensor = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
+  std::copy(text.begin(), text.end(), tensor.mutable_data_ptr<std::uint8_t>());
+  return tensor;
+}
+
+template <std::size_t n>
+at::Tensor as_tensor(const std::array<float, n>& values) {
+  auto tensor = at::empty({static_cast<std::int64_t>(n)}, at::kFloat);
+  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
+  return tensor;
+}
+
+}  // namespace
+
+std::string blob_name(QuantType type) {
+  return std::string("weight.quant_state.bitsandbytes__") + kTypeWords[type == QuantType::fp4];
+}
+
+QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int64_t columns) {
+  QuantState state;
+  const bool nf4 = tensors.find(blob_name(QuantType::nf4));
+  if (nf4 == (tensors.find(blob_name(QuantType::fp4)) != nullptr))
+    throw Error(ErrorKind::model, nf4 ? "the weight has two quant_states" : "the weight has no quant_state")
+        .expected("one of " + quote(blob_name(QuantType::nf4)) + " and " + quote(blob_name(QuantType::fp4)))
+        .hint("the folder is incomplete or was written by a program that does not know bitsandbytes; "
+              "download it again");
+  state.type = nf4 ? QuantType::nf4 : QuantType::fp4;
+  const std::string blob = blob_name(state.type);
+  const Value json = read_blob(tensors, blob);
+  const std::string type = json.get_string("quant_type", kTypeWords[!nf4]);
+  if (type != kTypeWords[!nf4]) throw wrong(blob, "quant_type", kTypeWords[!nf4], quote(type));
+  state.blocksize = json.get_int("blocksize", kBlock);
+  if (state.blocksize < 32 || state.blocksize > 4096 || (state.blocksize & (state.blocksize - 1)))
+    throw wrong(blob, "blocksize", "a power of two from 32 to 4096", std::to_string(state.blocksize));
+  std::string dtype = json.get_string("dtype", "float16");
+  if (dtype.starts_with("torch.")) dtype.erase(0, 6);
+  const auto known = dtype_from_word(dtype);
+  if (!known || (*known != at::kFloat && *known != at::kHalf && *known != at::kBFloat16))
+    throw wrong(blob, "dtype", "float32, float16 or bfloat16", quote(dtype));
+  state.dtype = *known;
+  const Value shape(Value::Array{rows, columns});
+  if (const Value* found = json.find("shape"); found && !(*found == shape))
+    throw wrong(blob, "shape", to_json(shape), to_json(*found));
+
+  state.table = tensors.find("weight.quant_map") ? checked(tensors, "weight.quant_map", at::kFloat, 16)
+                                                 : as_tensor(code_table(state.type));
+  const std::int64_t blocks = blocks_of(rows * columns, state.blocksize);
+  const bool nested = tensors.at("weight.absmax").scalar_type() == at::kByte;
+  if (!nested) {
+    state.absmax = checked(tensors, "weight.absmax", at::kFloat, blocks);
+    return state;
+  }
+  const std::int64_t nested_blocksize = json.get_int("nested_blocksize", kNestedBlock);
+  if (nested_blocksize < 1) throw wrong(blob, "nested_blocksize", "at least 1", std::to_string(nested_blocksize));
+  if (!json.find("nested_offset")) throw wrong(blob, "nested_offset", "a number, because absmax is quantized", "nothing");
+  const auto offset = static_cast<float>(json.get_double("nested_offset", 0));
+  if (!std::isfinite(offset)) throw wrong(blob, "nested_offset", "a finite number", to_json(json.at("nested_offset")));
+  const auto codes = checked(tensors, "weight.absmax", at::kByte, blocks);
+  const auto map = checked(tensors, "weight.nested_quant_map", at::kFloat, 256);
+  const auto nested_absmax =
+      checked(tensors, "weight.nested_absmax", at::kFloat, blocks_of(blocks, nested_blocksize));
+  state.absmax = at::empty({blocks}, at::kFloat);
+  dequantize_nested(codes.const_data_ptr<std::uint8_t>(), blocks, map.const_data_ptr<float>(),
+                    nested_absmax.const_data_ptr<float>(), nested_blocksize, offset,
+                    state.absmax.mutable_data_ptr<float>());
+  return state;
+}
+
+QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,
+                                at::ScalarType storage) {
+  const auto values = weight.to(at::kFloat).contiguous();
+  if (!at::isfinite(values).all().item<bool>())
+    throw Error(ErrorKind::model, "the weight holds NaN or infinity, so it has no absmax")
+        .hint("look for the broken tensor with `graft verify`");
+  const std::int64_t count = values.numel(), blocks = blocks_of(count, kBlock);
+  auto packed = at::empty({(count + 1) / 2, 1}, at::kByte);
+  auto absmax = at::empty({blocks}, at::kFloat);
+  at::parallel_for(0, blocks, 1024, [&](std::int64_t first, std::int64_t last) {
+    quantize_blocks(values.const_data_ptr<float>(), count, kBlock, type, first, last,
+                    packed.mutable_data_ptr<std::uint8_t>(), absmax.mutable_data_ptr<float>());
+  });
+
+  QuantizedWeight out;
+  out.state = {type, kBlock, weight.scalar_type(), as_tensor(code_table(type)), absmax};
+  Value json;
+  json.set("quant_type", kTypeWords[type == QuantType::fp4]);
+  json.set("blocksize", kBlock);
+  json.set("dtype", std::string(dtype_word(weight.scalar_type())));
+  json.set("shape", Value::Array{weight.size(0), weight.size(1)});
+  const auto width = static_cast<std::int64_t>(c10::elementSize(storage));
+  if (packed.numel() % width != 0)
+    throw Error(ErrorKind::usage, "the packed weight does not fill whole elements of bnb_4bit_quant_storage")
+        .expected("a multiple of " + std::to_string(width) + " bytes")
+        .found(std::to_string(packed.numel()))
+        .hint("use uint8");
+  out.stored.set("weight", packed.view({-1}).view(storage).view({-1, 1}));
+  if (!double_quant) {
+    out.stored.set("weight.absmax", absmax);
+    out.stored.set("weight.quant_map", out.state.table);
+  } else {
+    const auto offset = at::mean(absmax);
+    const auto centred = absmax - offset;
+    auto codes = at::empty({blocks}, at::kByte);
+    auto nested = at::empty({blocks_of(blocks, kNestedBlock)}, at::kFloat);
+    quantize_nested(centred.const_data_ptr<float>(), blocks, codes.mutable_data_ptr<std::uint8_t>(),
+                    nested.mutable_data_ptr<float>());
+    const auto map = as_tensor(dynamic_map());
+    json.set("nested_blocksize", kNestedBlock);
+    json.set("nested_dtype", "float32");
+    json.set("nested_offset", static_cast<double>(offset.item<float>()));
+    out.stored.set("weight.absmax", codes);
+    out.stored.set("weight.nested_absmax", nested);
+    out.stored.set("weight.nested_quant_map", map);
+    out.stored.set("weight.quant_map", out.state.table);
+    out.state.absmax = at::empty({blocks}, at::kFloat);
+    dequantize_nested(codes.const_data_ptr<std::uint8_t>(), blocks, map.const_data_ptr<float>(),
+                      nested.const_data_ptr<float>(), kNestedBlock, offset.item<float>(),
+                      out.state.absmax.mutable_data_ptr<float>());
+  }
+  out.stored.set(blob_name(type), as_tensor(to_json(json)));
+  return out;
+}
+
+}  // namespace graft::bnb

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "graft/module_spec.h"
+#include "graft/tensors.h"
+#include "kernels/code_tables.h"
+
+namespace graft::bnb {
+
+inline constexpr std::int64_t kBlock = 64;         ///< elements of a block that graft writes
+inline constexpr std::int64_t kNestedBlock = 256;  ///< blocks that share a nested absmax
+
+/// What a checkpoint says of one 4-bit weight, checked and decoded. Layout: formats of
+/// bitsandbytes' QuantState.as_dict.
+struct QuantState {
+  QuantType type = QuantType::nf4;
+  std::int64_t blocksize = kBlock;
+  at::ScalarType dtype = at::kFloat;  ///< of the weight before quantization and after dequantization
+  at::Tensor table;                   ///< [16] float32
+  at::Tensor absmax;                  ///< [ceil(N * K / blocksize)] float32, double quantization undone
+};
+
+/// The name of the JSON blob, which tells the type.
+std::string blob_name(QuantType type);
+
+/// Reads "weight.absmax" and its companions. Throws Error(model) naming the tensor.
+QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int64_t columns);
+
+/// A quantized weight in the checkpoint's layout, under the names relative to the module.
+struct QuantizedWeight {
+  Tensors stored;
+  QuantState state;
+};
+
+/// `weight` [N, K] float32, float16 or bfloat16, finite. `storage`: the type that the packed bytes
+/// are written as.
+QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,
+                                at::ScalarType storage);
+
+}  // namespace graft::bnb
