@@ -14,13 +14,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The rules that come with graft lie beside the library: <dir of libgraft.so>/graft/registry/*.yaml.
+/// The rules that come with graft lie beside the library: <dir of
+/// libgraft.so>/graft/registry/*.yaml.
 std::vector<fs::path> installed_registry() {
   Dl_info info{};
   std::vector<fs::path> files;
-  if (dladdr(reinterpret_cast<const void*>(&installed_registry), &info) == 0 || !info.dli_fname) return files;
+  if (dladdr(reinterpret_cast<const void*>(&installed_registry), &info) == 0 || !info.dli_fname)
+    return files;
   std::error_code error;
-  const fs::path folder = fs::weakly_canonical(info.dli_fname, error).parent_path() / "graft" / "registry";
+  const fs::path folder =
+      fs::weakly_canonical(info.dli_fname, error).parent_path() / "graft" / "registry";
   for (const auto& entry : fs::directory_iterator(folder, error))
     if (entry.path().extension() == ".yaml") files.push_back(entry.path());
   std::sort(files.begin(), files.end());
@@ -29,10 +32,18 @@ std::vector<fs::path> installed_registry() {
 
 /// Small files that belong to a model but not to its weights.
 bool is_companion(const fs::path& file) {
-  static const std::set<std::string> kNames{
-      "generation_config.json", "tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
-      "vocab.json",             "vocab.txt",          "merges.txt",            "added_tokens.json",
-      "chat_template.jinja",    "tokenizer.model",    "modules.json",          "sentence_bert_config.json"};
+  static const std::set<std::string> kNames{"generation_config.json",
+                                            "tokenizer.json",
+                                            "tokenizer_config.json",
+                                            "special_tokens_map.json",
+                                            "vocab.json",
+                                            "vocab.txt",
+                                            "merges.txt",
+                                            "added_tokens.json",
+                                            "chat_template.jinja",
+                                            "tokenizer.model",
+                                            "modules.json",
+                                            "sentence_bert_config.json"};
   return kNames.contains(file.filename().string());
 }
 
@@ -69,29 +80,35 @@ void Host::State::rebuild_registry() {
     if (const auto& file = library->registry_file()) builder.add_file(*file, Tier::plugin);
   for (const auto& file : installed_registry()) builder.add_file(file, Tier::installed);
   for (const auto& file : options.registry_files) builder.add_file(file, Tier::command_line);
-  for (const auto& patch : patches) builder.add_text("graft: 1\npatches: [" + patch + "]\n", "API", Tier::command_line);
+  for (const auto& patch : patches)
+    builder.add_text("graft: 1\npatches: [" + patch + "]\n", "API", Tier::command_line);
   registry = builder.build();
   for (const auto& note : registry.notes()) {
-    if (options.strict) throw Error(ErrorKind::plugin, note).hint("leave out --strict to go on without it");
+    if (options.strict)
+      throw Error(ErrorKind::plugin, note).hint("leave out --strict to go on without it");
     options.context.say(LogLevel::warning, "registry", note);
   }
 }
 
-const Quantizer* Host::State::quantizer(const std::string& plugin_id, const std::string& method) const {
+const Quantizer* Host::State::quantizer(const std::string& plugin_id,
+                                        const std::string& method) const {
   for (const auto* library : plugins.libraries())
     if (library->id() == plugin_id) return library->quantizer(method);
   return nullptr;
 }
 
 Method Host::State::find_method(const Value& settings) const {
-  return graft::find_method(settings, claims,
-                            [this](const std::string& id, const std::string& method) { return quantizer(id, method); });
+  return graft::find_method(
+      settings, claims,
+      [this](const std::string& id, const std::string& method) { return quantizer(id, method); });
 }
 
 PlanRequest Host::State::request() const {
   PlanRequest request;
   request.registry = &registry;
-  request.quantizers = [this](const std::string& id, const std::string& method) { return quantizer(id, method); };
+  request.quantizers = [this](const std::string& id, const std::string& method) {
+    return quantizer(id, method);
+  };
   request.restructures = [this](const std::string& name) {
     const auto found = replacements.find(name);
     return found == replacements.end() ? Restructure{} : Restructure(found->second);
@@ -110,8 +127,8 @@ Host::Host(HostOptions options) : state_(std::make_unique<State>()) {
   state_->plugins = Plugins::find(search, given.context);
   for (const auto* library : state_->plugins.libraries())
     for (const auto& claim : library->claims())
-      state_->claims.push_back({std::string(library->id()), library->file().string(), claim.method, claim.module_class,
-                                claim.device, claim.priority});
+      state_->claims.push_back({std::string(library->id()), library->file().string(), claim.method,
+                                claim.module_class, claim.device, claim.priority});
   state_->rebuild_registry();
 }
 
@@ -146,7 +163,8 @@ struct Settings {
 };
 
 Settings settings_for(const Host& host, const Checkpoint& checkpoint, const LoadOptions& options) {
-  const Value* in_file = options.ignore_quantization_config ? nullptr : quantization_config_of(checkpoint.config());
+  const Value* in_file =
+      options.ignore_quantization_config ? nullptr : quantization_config_of(checkpoint.config());
   const bool given = options.quantization_config.is_object();
   if (!in_file) return {given ? &options.quantization_config : nullptr, false};
   if (given) {
@@ -158,8 +176,9 @@ Settings settings_for(const Host& host, const Checkpoint& checkpoint, const Load
           .expected(quote(asked))
           .found(quote(found))
           .hint("dequantize it first, or give --ignore-quantization-config");
-    host.options().context.say(LogLevel::warning, "host",
-                               "the model brings its own quantization_config, which wins over the one given");
+    host.options().context.say(
+        LogLevel::warning, "host",
+        "the model brings its own quantization_config, which wins over the one given");
   }
   return {in_file, true};
 }
@@ -188,7 +207,8 @@ static Prepared prepare(const Host& host, const Checkpoint& checkpoint, const Lo
     out.quantizer->validate_environment(options.device);
     out.plan = out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype);
   } else {
-    if (options.device != at::kCPU) throw Error(ErrorKind::usage, "only the device cpu is supported yet");
+    if (options.device != at::kCPU)
+      throw Error(ErrorKind::usage, "only the device cpu is supported yet");
     PlanRequest request = base;
     request.checkpoint = has_weights ? &checkpoint : nullptr;
     request.dtype = dtype;
@@ -210,12 +230,14 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   ready.plan.check(state_->options.strict);
   for (const auto& note : ready.plan.notes) options.context.say(LogLevel::warning, "plan", note);
   if (!ready.plan.unexpected.empty())
-    options.context.say(LogLevel::warning, "plan",
-                        std::to_string(ready.plan.unexpected.size()) +
-                            " tensor(s) of the checkpoint belong to no module and are not loaded, first " +
-                            ready.plan.unexpected.front());
+    options.context.say(
+        LogLevel::warning, "plan",
+        std::to_string(ready.plan.unexpected.size()) +
+            " tensor(s) of the checkpoint belong to no module and are not loaded, first " +
+            ready.plan.unexpected.front());
   LoadedModel loaded{ready.model, ready.plan, checkpoint, {}};
-  if (ready.quantizer && ready.quantizer->pre_quantized()) ready.quantizer->convert_model_for_quantization(ready.model);
+  if (ready.quantizer && ready.quantizer->pre_quantized())
+    ready.quantizer->convert_model_for_quantization(ready.model);
   fill_from(ready.model, ready.plan, checkpoint, options.context, {});
   verify_filled(ready.model);
   ready.model->eval();
@@ -223,7 +245,8 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   return loaded;
 }
 
-void Host::save(const LoadedModel& loaded, const fs::path& folder, const WriteOptions& options) const {
+void Host::save(const LoadedModel& loaded, const fs::path& folder,
+                const WriteOptions& options) const {
   FolderWriter writer(folder, options, {loaded.checkpoint.folder()});
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(loaded.checkpoint.folder(), error))
@@ -232,7 +255,8 @@ void Host::save(const LoadedModel& loaded, const fs::path& folder, const WriteOp
   config.erase("quantization_config");
   config.erase("torch_dtype");
   config.set("dtype", dtype_word(loaded.plan.dtype));
-  if (loaded.quantization_config.is_object()) config.set("quantization_config", loaded.quantization_config);
+  if (loaded.quantization_config.is_object())
+    config.set("quantization_config", loaded.quantization_config);
   writer.write_text("config.json", to_json(config, 2) + "\n");
   writer.write_tensors(tensors_to_write(loaded.model, loaded.plan));
   writer.commit();

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "graft/host.h"
-#include "planning/planner.h"
 #include "graft/plugins.h"
+#include "planning/planner.h"
 #include "registry/registry.h"
 
 namespace graft {

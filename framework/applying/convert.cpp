@@ -23,7 +23,8 @@ class Swaps {
   Swaps& operator=(const Swaps&) = delete;
   ~Swaps() {
     if (kept_) return;
-    for (auto done = done_.rbegin(); done != done_.rend(); ++done) replace_at(root_, done->first, done->second);
+    for (auto done = done_.rbegin(); done != done_.rend(); ++done)
+      replace_at(root_, done->first, done->second);
   }
 
   void swap(const std::string& path, const std::shared_ptr<Module>& next) {
@@ -68,12 +69,15 @@ at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
   return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
 }
 
-std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense, const Context& context) {
+std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
+                                     const Context& context) {
   const GroupMember member{entry.spec, entry.config, std::move(dense)};
-  auto result = call_plugin(entry.plugin, entry.spec.path,
-                            [&] { return entry.quantizer->quantize(std::span(&member, 1), context); });
+  auto result = call_plugin(entry.plugin, entry.spec.path, [&] {
+    return entry.quantizer->quantize(std::span(&member, 1), context);
+  });
   if (result.modules.size() != 1 || !result.modules[0])
-    throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " returned no module").at(entry.spec.path);
+    throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " returned no module")
+        .at(entry.spec.path);
   return result.modules[0];
 }
 
@@ -85,22 +89,27 @@ std::string source_name(const PlanEntry& entry, const std::string& name) {
 
 TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
   const auto flat = tensor.detach().to(at::kCPU).contiguous();
-  return {std::move(name), dtype_of(flat.scalar_type()), flat.sizes().vec(),
-          [flat] { return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {}); }};
+  return {std::move(name), dtype_of(flat.scalar_type()), flat.sizes().vec(), [flat] {
+            return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
+          }};
 }
 
 }  // namespace
 
-void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Observer& observer) {
+void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                     const Observer& observer) {
   Swaps swaps(root);
   for (const auto& entry : plan.entries) {
     if (entry.action != Action::quantize) continue;
     auto next = call_plugin(entry.plugin, entry.spec.path,
                             [&] { return entry.quantizer->build(entry.spec, *entry.config); });
-    if (!next) throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " built no module").at(entry.spec.path);
+    if (!next)
+      throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " built no module")
+          .at(entry.spec.path);
     for (const auto& [name, tensor] : next->own_tensors())
       if (!tensor.is_meta())
-        throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " built the tensor " + quote(name) + " off meta")
+        throw Error(ErrorKind::plugin,
+                    "the plugin " + entry.plugin + " built the tensor " + quote(name) + " off meta")
             .at(entry.spec.path);
     swap_everywhere(swaps, entry, next);
   }
@@ -109,8 +118,8 @@ void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan, c
     if (entry.action == Action::quantize) tell(observer, entry, entry.replacement);
 }
 
-void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint& checkpoint,
-               const Context& context, const Observer& observer) {
+void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+               const Checkpoint& checkpoint, const Context& context, const Observer& observer) {
   const std::uint64_t total = plan.bytes_taken();
   std::uint64_t done = 0;
   for (const auto& entry : plan.entries) {
@@ -123,10 +132,12 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan, const C
     }
     if (entry.action == Action::keep) {
       nn::Block& block = block_at(root, entry.spec.path);
-      for (const auto& [name, tensor] : tensors) block.set_tensor(name, in_dtype(tensor, plan.dtype));
+      for (const auto& [name, tensor] : tensors)
+        block.set_tensor(name, in_dtype(tensor, plan.dtype));
     } else if (plan.pre_quantized) {
-      call_plugin(entry.plugin, entry.spec.path,
-                  [&] { entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors); });
+      call_plugin(entry.plugin, entry.spec.path, [&] {
+        entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors);
+      });
     } else {
       Tensors dense;
       for (const auto& [name, tensor] : tensors) dense.set(name, in_dtype(tensor, plan.dtype));
@@ -142,8 +153,8 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan, const C
   context.advance("load", total, total);
 }
 
-void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Context& context,
-                       const Observer& observer) {
+void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                       const Context& context, const Observer& observer) {
   const std::size_t total = plan.count(Action::quantize);
   std::size_t done = 0;
   for (const auto& entry : plan.entries) {
@@ -181,17 +192,20 @@ void verify_filled(const std::shared_ptr<nn::Block>& root) {
     if (const auto* block = dynamic_cast<const nn::Block*>(module.get()))
       for (const auto& [name, tensor] : block->own_tensors())
         if (tensor.is_meta())
-          throw Error(ErrorKind::internal, "the tensor " + quote(name) + " was never filled").at(path);
+          throw Error(ErrorKind::internal, "the tensor " + quote(name) + " was never filled")
+              .at(path);
 }
 
-void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, at::ScalarType dtype) {
+void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                         at::ScalarType dtype) {
   for (const auto& entry : plan.entries) {
     if (entry.action != Action::quantize) continue;
     const nn::Block& block = block_at(root, entry.spec.path);
-    const auto weight =
-        call_plugin(entry.plugin, entry.spec.path, [&] { return entry.quantizer->dequantize(block); });
-    auto dense = std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features, entry.spec.bias,
-                                              at::TensorOptions(at::kMeta).dtype(dtype));
+    const auto weight = call_plugin(entry.plugin, entry.spec.path,
+                                    [&] { return entry.quantizer->dequantize(block); });
+    auto dense =
+        std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features,
+                                     entry.spec.bias, at::TensorOptions(at::kMeta).dtype(dtype));
     dense->set_tensor("weight", weight.to(dtype));
     if (entry.spec.bias)
       for (const auto& [name, tensor] : block.own_tensors())
@@ -202,20 +216,23 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
   }
 }
 
-std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root, const Plan& plan) {
+std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
+                                            const Plan& plan) {
   const std::set<std::string> tied(plan.tied.begin(), plan.tied.end());
   std::vector<TensorToWrite> out;
   for (const auto& entry : plan.entries) {
     if (entry.action == Action::restructure) continue;
     const nn::Block& block = block_at(root, entry.spec.path);
     if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
-      const auto saved =
-          call_plugin(entry.plugin, entry.spec.path, [&] { return entry.quantizer->save(block, *entry.config); });
-      for (const auto& [name, tensor] : saved) out.push_back(to_write(source_name(entry, name), tensor));
+      const auto saved = call_plugin(entry.plugin, entry.spec.path,
+                                     [&] { return entry.quantizer->save(block, *entry.config); });
+      for (const auto& [name, tensor] : saved)
+        out.push_back(to_write(source_name(entry, name), tensor));
       continue;
     }
     for (const auto& [name, tensor] : block.own_tensors())
-      if (!tied.contains(entry.spec.path + "." + name)) out.push_back(to_write(source_name(entry, name), tensor));
+      if (!tied.contains(entry.spec.path + "." + name))
+        out.push_back(to_write(source_name(entry, name), tensor));
   }
   return out;
 }

@@ -13,20 +13,22 @@ namespace graft {
 
 // The steps that change a model; nothing else does.
 
-/// Swaps every entry that is to be quantized for its replacement, built on meta. All or nothing: when
-/// anything throws, what was swapped is put back, and the Error names the module.
-void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Observer& observer);
+/// Swaps every entry that is to be quantized for its replacement, built on meta. All or nothing:
+/// when anything throws, what was swapped is put back, and the Error names the module.
+void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                     const Observer& observer);
 
 /// Fills the model from the checkpoint, one module at a time: kept tensors in the plan's dtype,
-/// converted modules through their quantizer. When the checkpoint is dense, planned modules are read,
-/// quantized and swapped as they come, so that no second copy of the model exists.
-void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint& checkpoint,
-               const Context& context, const Observer& observer);
+/// converted modules through their quantizer. When the checkpoint is dense, planned modules are
+/// read, quantized and swapped as they come, so that no second copy of the model exists.
+void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+               const Checkpoint& checkpoint, const Context& context, const Observer& observer);
 
-/// Converts a model whose dense weights are in memory, freeing each as it goes. When anything throws,
-/// converted modules stay converted and the rest dense, and the Error names where it stopped.
-void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Context& context,
-                       const Observer& observer);
+/// Converts a model whose dense weights are in memory, freeing each as it goes. When anything
+/// throws, converted modules stay converted and the rest dense, and the Error names where it
+/// stopped.
+void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                       const Context& context, const Observer& observer);
 
 /// Makes tied tensors one again.
 void tie(const std::shared_ptr<nn::Block>& root);
@@ -35,10 +37,12 @@ void tie(const std::shared_ptr<nn::Block>& root);
 void verify_filled(const std::shared_ptr<nn::Block>& root);
 
 /// Puts dense Linear modules with the dequantized weights where converted ones are.
-void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan, at::ScalarType dtype);
+void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                         at::ScalarType dtype);
 
 /// The model's tensors under their checkpoint names, in plan order, tied ones once. Refers to the
 /// model's memory: keep it until they are written.
-std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root, const Plan& plan);
+std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
+                                            const Plan& plan);
 
 }  // namespace graft

@@ -30,7 +30,8 @@ ModelQuantizer ModelQuantizer::from_config(const Host& host, const Value& quanti
   auto state = std::make_unique<State>();
   state->host = host.state_.get();
   state->method = state->host->find_method(quantization_config);
-  state->pre_quantized = pre_quantized.value_or(state->method.quantizer->pre_quantized_by_default());
+  state->pre_quantized =
+      pre_quantized.value_or(state->method.quantizer->pre_quantized_by_default());
   return ModelQuantizer(std::move(state));
 }
 
@@ -45,11 +46,13 @@ void ModelQuantizer::validate_environment(const c10::Device& device) const {
   const std::string word = device.is_cuda() ? "cuda" : device.str();
   for (const auto& claim : state_->host->claims)
     if (claim.method == method() && claim.device == word) return;
-  throw Error(ErrorKind::usage, "no plugin serves the method " + quote(method()) + " on the device " + quote(word))
+  throw Error(ErrorKind::usage,
+              "no plugin serves the method " + quote(method()) + " on the device " + quote(word))
       .hint("use --device cpu");
 }
 
-at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked, const Checkpoint& checkpoint) const {
+at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked,
+                                            const Checkpoint& checkpoint) const {
   return asked ? *asked : model_dtype(checkpoint);
 }
 
@@ -60,7 +63,8 @@ void ModelQuantizer::set_predicate(std::function<bool(const ModuleSpec&)> predic
 
 void ModelQuantizer::set_observer(Observer observer) { state_->observer = std::move(observer); }
 
-const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint,
+const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
+                                      const Checkpoint* checkpoint,
                                       std::optional<at::ScalarType> dtype) {
   PlanRequest request = state_->host->request();
   request.method = state_->method;
@@ -83,7 +87,8 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model, c
 
 const Plan& ModelQuantizer::plan() const { return state_->plan; }
 
-void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint) {
+void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model,
+                                      const Checkpoint* checkpoint) {
   if (!state_->planned) make_plan(model, checkpoint);
   if (state_->pre_quantized) convert_model_for_quantization(model);
 }
@@ -95,10 +100,11 @@ void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Bl
   state_->converted = true;
 }
 
-void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model, const Checkpoint& checkpoint,
-                                  const Context& context) {
+void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
+                                  const Checkpoint& checkpoint, const Context& context) {
   if (state_->pre_quantized && !state_->converted)
-    throw Error(ErrorKind::usage, "load_weights before preprocess_model: the model is not converted yet");
+    throw Error(ErrorKind::usage,
+                "load_weights before preprocess_model: the model is not converted yet");
   if (!state_->pre_quantized) {
     // The dense model as it is; postprocess_model converts it.
     PlanRequest request = state_->host->request();
@@ -112,7 +118,8 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model, const
   fill_from(model, state_->plan, checkpoint, context, state_->observer);
 }
 
-void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context) {
+void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,
+                                       const Context& context) {
   if (!state_->pre_quantized && !state_->converted) {
     if (!state_->planned) make_plan(model);
     quantize_in_place(model, state_->plan, context, state_->observer);

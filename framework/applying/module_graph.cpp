@@ -11,10 +11,12 @@ void walk(const std::string& path, const std::shared_ptr<torch::nn::Module>& mod
           std::vector<NamedModule>& out) {
   out.push_back({path, module});
   for (const auto& child : module->named_children())
-    if (child.value()) walk(path.empty() ? child.key() : path + "." + child.key(), child.value(), out);
+    if (child.value())
+      walk(path.empty() ? child.key() : path + "." + child.key(), child.value(), out);
 }
 
-std::shared_ptr<torch::nn::Module> child_of(const torch::nn::Module& parent, const std::string& name) {
+std::shared_ptr<torch::nn::Module> child_of(const torch::nn::Module& parent,
+                                            const std::string& name) {
   const auto children = parent.named_children();
   const auto* child = children.find(name);
   return child ? *child : nullptr;
@@ -33,18 +35,21 @@ std::vector<NamedModule> named_modules(const std::shared_ptr<torch::nn::Module>&
   return out;
 }
 
-ParentAndName get_module_from_name(const std::shared_ptr<torch::nn::Module>& root, const std::string& path) {
+ParentAndName get_module_from_name(const std::shared_ptr<torch::nn::Module>& root,
+                                   const std::string& path) {
   if (path.empty()) throw Error(ErrorKind::usage, "the root module has no parent").at("module ''");
   auto parent = root;
   std::size_t begin = 0;
-  for (std::size_t dot; (dot = path.find('.', begin)) != std::string::npos && parent; begin = dot + 1)
+  for (std::size_t dot; (dot = path.find('.', begin)) != std::string::npos && parent;
+       begin = dot + 1)
     parent = child_of(*parent, path.substr(begin, dot - begin));
   const std::string name = path.substr(begin);
   if (!parent || !child_of(*parent, name)) {
     std::vector<std::string> paths;
     for (const auto& entry : named_modules(root)) paths.push_back(entry.path);
     Error error(ErrorKind::usage, "the model has no module " + quote(path));
-    if (const auto near = nearest_names(path, paths); !near.empty()) error.hint("did you mean " + near + "?");
+    if (const auto near = nearest_names(path, paths); !near.empty())
+      error.hint("did you mean " + near + "?");
     throw error;
   }
   return {parent, name};
@@ -67,8 +72,10 @@ std::shared_ptr<torch::nn::Module> replace_at(const std::shared_ptr<torch::nn::M
     throw Error(ErrorKind::usage, "the child " + quote(name) + " of a " + class_name_of(*parent) +
                                       " cannot be replaced: its forward keeps a pointer of its own")
         .at(path)
-        .hint("derive the class from graft::nn::Block and declare the child as "
-              "graft::nn::Slot<graft::nn::Unary> " + name + "{*this, \"" + name + "\", ...};");
+        .hint(
+            "derive the class from graft::nn::Block and declare the child as "
+            "graft::nn::Slot<graft::nn::Unary> " +
+            name + "{*this, \"" + name + "\", ...};");
   try {
     block->replace_child(name, std::move(next));
   } catch (Error& error) {

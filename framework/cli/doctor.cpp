@@ -30,7 +30,8 @@ Line openmp() {
   std::string list;
   for (const auto& name : found) list += (list.empty() ? "" : ", ") + name;
   return {"openmp", list.empty() ? "none" : list,
-          found.size() > 1 ? "build graft with the compiler's runtime that LibTorch brings, so that only one is loaded"
+          found.size() > 1 ? "build graft with the compiler's runtime that LibTorch brings, so "
+                             "that only one is loaded"
           : found.empty()  ? "LibTorch computes with one thread: link OpenMP"
                            : ""};
 }
@@ -39,15 +40,22 @@ void run(Program& program) {
   std::vector<Line> lines;
   lines.push_back({"graft", GRAFT_VERSION, ""});
   lines.push_back({"torch", TORCH_VERSION, ""});
-  lines.push_back({"cpu", std::string(kernels::name_of(kernels::cpu_level())) + ", " + std::to_string(at::get_num_threads()) + " threads", ""});
+  lines.push_back({"cpu",
+                   std::string(kernels::name_of(kernels::cpu_level())) + ", " +
+                       std::to_string(at::get_num_threads()) + " threads",
+                   ""});
   lines.push_back({"cuda", "not in this build", ""});
   lines.push_back(openmp());
   for (const auto& verdict : program.host().plugins().verdicts())
-    lines.push_back({"plugin", (verdict.id.empty() ? quote(verdict.file.string()) : verdict.id + " " + verdict.version),
-                     verdict.loaded ? "" : verdict.reason});
+    lines.push_back(
+        {"plugin",
+         (verdict.id.empty() ? quote(verdict.file.string()) : verdict.id + " " + verdict.version),
+         verdict.loaded ? "" : verdict.reason});
   if (program.host().plugins().libraries().empty())
-    lines.push_back({"plugin", "none loaded", "name a folder with --plugin-path or GRAFT_PLUGIN_PATH"});
-  for (const auto& note : program.host().registry().notes()) lines.push_back({"registry", note, "correct the file it names"});
+    lines.push_back(
+        {"plugin", "none loaded", "name a folder with --plugin-path or GRAFT_PLUGIN_PATH"});
+  for (const auto& note : program.host().registry().notes())
+    lines.push_back({"registry", note, "correct the file it names"});
   if (program.globals.json) {
     Value::Array rows;
     for (const auto& line : lines) {
@@ -62,14 +70,15 @@ void run(Program& program) {
     return;
   }
   for (const auto& line : lines)
-    std::printf("%-9s %-3s %s%s%s\n", line.topic.c_str(), line.fix.empty() ? "ok" : "!", line.text.c_str(),
-                line.fix.empty() ? "" : ": ", line.fix.c_str());
+    std::printf("%-9s %-3s %s%s%s\n", line.topic.c_str(), line.fix.empty() ? "ok" : "!",
+                line.text.c_str(), line.fix.empty() ? "" : ": ", line.fix.c_str());
 }
 
 }  // namespace
 
 void add_doctor(CLI::App& app, Program& program) {
-  auto* verb = app.add_subcommand("doctor", "What this installation has, one line each, with the fix for what is wrong");
+  auto* verb = app.add_subcommand(
+      "doctor", "What this installation has, one line each, with the fix for what is wrong");
   verb->callback([&program] { run(program); });
 }
 

@@ -19,8 +19,11 @@ at::Tensor read_ids(const std::string& file) {
   const TensorInfo* info = input.find("input_ids");
   if (!info) throw Error(ErrorKind::usage, "the input has no tensor 'input_ids'").at(quote(file));
   if (info->dtype != Dtype::I64 || info->shape.size() != 2)
-    throw Error(ErrorKind::usage, "'input_ids' cannot be used").at(quote(file)).expected("[B, T] int64").found(
-        std::to_string(info->shape.size()) + " dimensions of " + std::string(name_of(info->dtype)));
+    throw Error(ErrorKind::usage, "'input_ids' cannot be used")
+        .at(quote(file))
+        .expected("[B, T] int64")
+        .found(std::to_string(info->shape.size()) + " dimensions of " +
+               std::string(name_of(info->dtype)));
   auto ids = at::empty(info->shape, at::kLong);
   input.read(*info, ids.data_ptr());
   return ids;
@@ -37,10 +40,13 @@ void run(Program& program, const Arguments& given) {
   Batch batch;
   batch.input_ids = ids;
   const auto out = loaded.model->forward(batch).to(at::kCPU, at::kFloat).contiguous();
-  const std::string name = loaded.model->output() == Model::Output::logits ? "logits" : "last_hidden_state";
+  const std::string name =
+      loaded.model->output() == Model::Output::logits ? "logits" : "last_hidden_state";
   const auto held = std::make_shared<at::Tensor>(out);
-  write_tensor_file(given.output, {{name, Dtype::F32, out.sizes().vec(),
-                                    [held] { return std::shared_ptr<const void>(held, held->const_data_ptr()); }}});
+  write_tensor_file(given.output, {{name, Dtype::F32, out.sizes().vec(), [held] {
+                                      return std::shared_ptr<const void>(held,
+                                                                         held->const_data_ptr());
+                                    }}});
   if (program.globals.json) {
     Value result, shape(Value::Array{});
     for (const auto size : out.sizes()) shape.as_array().push_back(size);
@@ -57,10 +63,16 @@ void add_forward(CLI::App& app, Program& program) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("forward", "Run token ids through a model and write its logits");
   verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
-  verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64")->required();
-  verb->add_option("--output", given->output, "safetensors file to write: logits or last_hidden_state, float32")->required();
-  verb->add_option("--dtype", given->dtype, "Of activations: float32, bfloat16 or float16; default as the model");
-  verb->footer("graft forward models/SmolLM2-135M-Instruct --input ids.safetensors --output logits.safetensors");
+  verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64")
+      ->required();
+  verb->add_option("--output", given->output,
+                   "safetensors file to write: logits or last_hidden_state, float32")
+      ->required();
+  verb->add_option("--dtype", given->dtype,
+                   "Of activations: float32, bfloat16 or float16; default as the model");
+  verb->footer(
+      "graft forward models/SmolLM2-135M-Instruct --input ids.safetensors --output "
+      "logits.safetensors");
   verb->callback([given, &program] { run(program, *given); });
 }
 

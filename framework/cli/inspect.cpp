@@ -23,7 +23,8 @@ void run(Program& program, const std::string& argument) {
       taken += tensor.bytes;
       if (entry.action == Action::quantize) quantized_bytes += tensor.bytes;
     }
-  const double share = taken ? 100.0 * static_cast<double>(quantized_bytes) / static_cast<double>(taken) : 0;
+  const double share =
+      taken ? 100.0 * static_cast<double>(quantized_bytes) / static_cast<double>(taken) : 0;
   const std::string type = checkpoint.config().get_string("model_type", "");
   const Value* declared = quantization_config_of(checkpoint.config());
 
@@ -39,7 +40,9 @@ void run(Program& program, const std::string& argument) {
     result.set("kept_modules", static_cast<std::int64_t>(plan.count(Action::keep)));
     result.set("quantized_bytes_percent", share);
     result.set("bits_per_weight", plan.bits_per_weight());
-    const auto list = [](const std::vector<std::string>& items) { return Value(Value::Array(items.begin(), items.end())); };
+    const auto list = [](const std::vector<std::string>& items) {
+      return Value(Value::Array(items.begin(), items.end()));
+    };
     result.set("missing", list(plan.missing));
     result.set("mismatched", list(plan.mismatched));
     result.set("unexpected", list(plan.unexpected));
@@ -47,16 +50,18 @@ void run(Program& program, const std::string& argument) {
     program.print_json(result);
     return;
   }
-  std::printf("model      %s, %.1fM parameters, %s    %zu shard(s), %s\n", type.c_str(), static_cast<double>(parameters) / 1e6,
-              std::string(dtype_word(plan.dtype)).c_str(), checkpoint.shards().size(),
-              megabytes(checkpoint.total_bytes()).c_str());
-  std::printf("declared   %s\n", declared ? (plan.method + " " + plan.settings).c_str() : "not quantized");
-  std::printf("coverage   quantized %zu modules, %.1f %% of bytes | kept %zu modules\n", plan.count(Action::quantize), share,
-              plan.count(Action::keep));
+  std::printf("model      %s, %.1fM parameters, %s    %zu shard(s), %s\n", type.c_str(),
+              static_cast<double>(parameters) / 1e6, std::string(dtype_word(plan.dtype)).c_str(),
+              checkpoint.shards().size(), megabytes(checkpoint.total_bytes()).c_str());
+  std::printf("declared   %s\n",
+              declared ? (plan.method + " " + plan.settings).c_str() : "not quantized");
+  std::printf("coverage   quantized %zu modules, %.1f %% of bytes | kept %zu modules\n",
+              plan.count(Action::quantize), share, plan.count(Action::keep));
   const auto list = [](const char* title, const std::vector<std::string>& items) {
     std::printf("%-10s", title);
     if (items.empty()) std::printf(" none");
-    for (std::size_t i = 0; i < items.size() && i < 6; ++i) std::printf("%s%s", i ? ", " : " ", items[i].c_str());
+    for (std::size_t i = 0; i < items.size() && i < 6; ++i)
+      std::printf("%s%s", i ? ", " : " ", items[i].c_str());
     if (items.size() > 6) std::printf(" and %zu more", items.size() - 6);
     std::printf("\n");
   };
@@ -65,8 +70,10 @@ void run(Program& program, const std::string& argument) {
   list("unexpected", plan.unexpected);
   for (const auto& note : plan.notes) std::printf("note       %s\n", note.c_str());
   if (plan.count(Action::quantize)) {
-    const auto first = std::find_if(plan.entries.begin(), plan.entries.end(), [](const auto& e) { return e.action == Action::quantize; });
-    std::printf("claimed    %s from %s -> %s\n", plan.method.c_str(), first->plugin.c_str(), first->kernel.c_str());
+    const auto first = std::find_if(plan.entries.begin(), plan.entries.end(),
+                                    [](const auto& e) { return e.action == Action::quantize; });
+    std::printf("claimed    %s from %s -> %s\n", plan.method.c_str(), first->plugin.c_str(),
+                first->kernel.c_str());
   }
 }
 
@@ -74,7 +81,8 @@ void run(Program& program, const std::string& argument) {
 
 void add_inspect(CLI::App& app, Program& program) {
   auto model = std::make_shared<std::string>();
-  auto* verb = app.add_subcommand("inspect", "What a model folder is: sizes, quantization, coverage, anomalies");
+  auto* verb = app.add_subcommand(
+      "inspect", "What a model folder is: sizes, quantization, coverage, anomalies");
   verb->add_option("MODEL", *model, "Folder or cached org/name")->required();
   verb->callback([model, &program] { run(program, *model); });
 }

@@ -13,27 +13,37 @@ using namespace graft::cli;
 
 int exit_code(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::usage: return 1;
-    case ErrorKind::model: return 2;
-    case ErrorKind::plugin: return 3;
-    case ErrorKind::resource: return 4;
-    case ErrorKind::quality: return 5;
-    case ErrorKind::coverage: return 6;
-    case ErrorKind::interrupted: return 130;
-    case ErrorKind::internal: return 70;
+    case ErrorKind::usage:
+      return 1;
+    case ErrorKind::model:
+      return 2;
+    case ErrorKind::plugin:
+      return 3;
+    case ErrorKind::resource:
+      return 4;
+    case ErrorKind::quality:
+      return 5;
+    case ErrorKind::coverage:
+      return 6;
+    case ErrorKind::interrupted:
+      return 130;
+    case ErrorKind::internal:
+      return 70;
   }
   return 70;
 }
 
 void add_globals(CLI::App& app, Globals& globals) {
   app.add_flag("--json", globals.json, "One JSON document on stdout, nothing else there");
-  app.add_option("--threads", globals.threads, "Threads to compute with")->check(CLI::PositiveNumber);
+  app.add_option("--threads", globals.threads, "Threads to compute with")
+      ->check(CLI::PositiveNumber);
   app.add_option("--device", globals.device, "cpu")->capture_default_str();
   app.add_option("--plugin", globals.plugin_files, "Load this plugin file too");
   app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too");
   app.add_option("--registry", globals.registry_files, "Rules that win over the installed ones");
   app.add_flag("--strict", globals.strict, "What is unknown, unmatched or unexpected is an error");
-  app.add_flag("--allow-insecure-plugins", globals.allow_insecure, "Load plugins that others may write to");
+  app.add_flag("--allow-insecure-plugins", globals.allow_insecure,
+               "Load plugins that others may write to");
   app.add_option("--log", globals.log_file, "Append messages to this file");
   app.add_flag("-q,--quiet", globals.quiet, "Errors only");
   app.add_flag("-v,--verbose", globals.verbose, "More messages; twice for all");

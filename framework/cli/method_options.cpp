@@ -11,9 +11,13 @@ Value value_of(const OptionSpec& option, const std::vector<std::string>& words) 
   if (option.otherwise.is_array()) return Value::Array(words.begin(), words.end());
   const std::string& word = words.back();
   const auto wrong = [&](const std::string& expected) {
-    return Error(ErrorKind::usage, "wrong value").at(option.flag).expected(expected).found(quote(word));
+    return Error(ErrorKind::usage, "wrong value")
+        .at(option.flag)
+        .expected(expected)
+        .found(quote(word));
   };
-  if (!option.choices.empty() && std::find(option.choices.begin(), option.choices.end(), word) == option.choices.end()) {
+  if (!option.choices.empty() &&
+      std::find(option.choices.begin(), option.choices.end(), word) == option.choices.end()) {
     std::string choices;
     for (const auto& choice : option.choices) choices += (choices.empty() ? "" : ", ") + choice;
     throw wrong("one of " + choices);
@@ -47,10 +51,12 @@ void MethodOptions::add_to(CLI::App& verb, const Host& host) {
   for (const auto* library : host.plugins().libraries())
     for (const auto& claim : library->claims())
       if (!methods_.contains(claim.method))
-        if (const auto* quantizer = library->quantizer(claim.method)) methods_[claim.method] = quantizer->options();
+        if (const auto* quantizer = library->quantizer(claim.method))
+          methods_[claim.method] = quantizer->options();
   std::string names;
   for (const auto& [name, options] : methods_) names += (names.empty() ? "" : ", ") + name;
-  verb.add_option("--method", method_, "What to quantize with: " + (names.empty() ? "no plugin was found" : names));
+  verb.add_option("--method", method_,
+                  "What to quantize with: " + (names.empty() ? "no plugin was found" : names));
   for (const auto& [method, options] : methods_)
     for (const auto& option : options) {
       if (option.flag.empty()) continue;
@@ -60,9 +66,12 @@ void MethodOptions::add_to(CLI::App& verb, const Host& host) {
         continue;
       }
       auto* added = verb.add_option(option.flag, words, option.help);
-      if (option.type == OptionSpec::Type::boolean) added->expected(0, 1)->default_str("true");
-      else added->expected(1)->take_all();
-      if (!option.choices.empty()) added->type_name("{" + CLI::detail::join(option.choices, ",") + "}");
+      if (option.type == OptionSpec::Type::boolean)
+        added->expected(0, 1)->default_str("true");
+      else
+        added->expected(1)->take_all();
+      if (!option.choices.empty())
+        added->type_name("{" + CLI::detail::join(option.choices, ",") + "}");
       added->group("Options of " + method);
     }
 }
@@ -81,8 +90,10 @@ Value MethodOptions::settings() const {
     for (const auto& [name, options] : methods_) names.push_back(name);
     std::string list;
     for (const auto& name : names) list += (list.empty() ? "" : ", ") + name;
-    throw Error(ErrorKind::usage, "unknown --method").expected("one of " + list).found(quote(method_)).hint(
-        "`graft plugins list` shows what was searched");
+    throw Error(ErrorKind::usage, "unknown --method")
+        .expected("one of " + list)
+        .found(quote(method_))
+        .hint("`graft plugins list` shows what was searched");
   }
   Value settings;
   settings.set("quant_method", method_);

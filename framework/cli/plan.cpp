@@ -21,18 +21,22 @@ void print(const Plan& plan) {
       ++kept;
       continue;
     }
-    std::printf("[%4zu/%zu] %-44s %lldx%lld  %s -> %s  %s  %s  %s\n", number, all, entry.spec.path.c_str(),
-                static_cast<long long>(entry.spec.out_features), static_cast<long long>(entry.spec.in_features),
-                megabytes(entry.bytes_before).c_str(), megabytes(entry.bytes_after).c_str(), entry.replacement.c_str(),
-                entry.settings.c_str(), entry.kernel.c_str());
+    std::printf("[%4zu/%zu] %-44s %lldx%lld  %s -> %s  %s  %s  %s\n", number, all,
+                entry.spec.path.c_str(), static_cast<long long>(entry.spec.out_features),
+                static_cast<long long>(entry.spec.in_features),
+                megabytes(entry.bytes_before).c_str(), megabytes(entry.bytes_after).c_str(),
+                entry.replacement.c_str(), entry.settings.c_str(), entry.kernel.c_str());
   }
-  std::printf("size   %s -> %s", megabytes(plan.bytes_before()).c_str(), megabytes(plan.bytes_after()).c_str());
-  if (plan.bits_per_weight() > 0) std::printf("    %.2f bits a weight where quantized", plan.bits_per_weight());
+  std::printf("size   %s -> %s", megabytes(plan.bytes_before()).c_str(),
+              megabytes(plan.bytes_after()).c_str());
+  if (plan.bits_per_weight() > 0)
+    std::printf("    %.2f bits a weight where quantized", plan.bits_per_weight());
   std::printf("\nkept   %zu modules", kept);
   std::size_t shown = 0;
   for (const auto& entry : plan.entries)
     if (entry.action == Action::keep && entry.spec.in_features && shown++ < 8)
-      std::printf("%s%s (%s)", shown == 1 ? ": " : ", ", entry.spec.path.c_str(), entry.reason.c_str());
+      std::printf("%s%s (%s)", shown == 1 ? ": " : ", ", entry.spec.path.c_str(),
+                  entry.reason.c_str());
   std::printf("\n");
   const auto list = [](const char* title, const std::vector<std::string>& items) {
     if (items.empty()) return;
@@ -67,8 +71,10 @@ void run(Program& program, const Arguments& given) {
 void add_plan(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("plan", "Show the whole conversion without reading a weight");
-  verb->add_option("MODEL", given->model, "Folder (config.json alone is enough) or cached org/name")->required();
-  verb->add_option("--dtype", given->dtype, "Of what is kept: float32, bfloat16 or float16; default as the model");
+  verb->add_option("MODEL", given->model, "Folder (config.json alone is enough) or cached org/name")
+      ->required();
+  verb->add_option("--dtype", given->dtype,
+                   "Of what is kept: float32, bfloat16 or float16; default as the model");
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft plan models/SmolLM2-135M-Instruct --method bitsandbytes --double-quant");
   verb->callback([given, &program] { run(program, *given); });

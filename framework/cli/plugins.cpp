@@ -40,7 +40,8 @@ void list(Program& program) {
                 verdict.version.c_str(), quote(verdict.file.string(), 1000).c_str());
     if (!verdict.loaded) std::printf("         %s\n", verdict.reason.c_str());
   }
-  if (plugins.verdicts().empty()) std::printf("no plugin was found; name one with --plugin or a folder with --plugin-path\n");
+  if (plugins.verdicts().empty())
+    std::printf("no plugin was found; name one with --plugin or a folder with --plugin-path\n");
 }
 
 void inspect(Program& program, const std::string& file) {
@@ -74,15 +75,17 @@ void inspect(Program& program, const std::string& file) {
     program.print_json(result);
     return;
   }
-  std::printf("%s %s  ABI %s  torch %s  cuda %s\n", stamp.id, stamp.version, result.at("abi").as_string().c_str(),
-              stamp.torch, stamp.cuda ? std::to_string(stamp.cuda).c_str() : "none");
+  std::printf("%s %s  ABI %s  torch %s  cuda %s\n", stamp.id, stamp.version,
+              result.at("abi").as_string().c_str(), stamp.torch,
+              stamp.cuda ? std::to_string(stamp.cuda).c_str() : "none");
   if (!library) {
     std::printf("refused: %s\n", reason.c_str());
     return;
   }
   std::printf("%s\n", std::string(library->summary()).c_str());
   for (const auto& claim : library->claims())
-    std::printf("claims %s of %s on %s, priority %d\n", claim.module_class, claim.method, claim.device, claim.priority);
+    std::printf("claims %s of %s on %s, priority %d\n", claim.module_class, claim.method,
+                claim.device, claim.priority);
 }
 
 }  // namespace
@@ -90,7 +93,8 @@ void inspect(Program& program, const std::string& file) {
 void add_plugins(CLI::App& app, Program& program) {
   auto* verb = app.add_subcommand("plugins", "What was searched for plugins and what became of it");
   verb->add_subcommand("list", "Each file searched with its verdict (the default)");
-  auto* one = verb->add_subcommand("inspect", "What a file says of itself, and whether it would be loaded");
+  auto* one =
+      verb->add_subcommand("inspect", "What a file says of itself, and whether it would be loaded");
   auto file = std::make_shared<std::string>();
   one->add_option("FILE", *file, "A shared library")->required();
   one->callback([file, &program] { inspect(program, *file); });

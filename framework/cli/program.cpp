@@ -30,7 +30,8 @@ Host& Program::host() {
     host_.emplace(std::move(options));
     for (const auto& verdict : host_->plugins().verdicts())
       if (!verdict.loaded)
-        terminal.say(verdict.named ? LogLevel::error : LogLevel::warning, "plugins", verdict.file.string() + ": " + verdict.reason);
+        terminal.say(verdict.named ? LogLevel::error : LogLevel::warning, "plugins",
+                     verdict.file.string() + ": " + verdict.reason);
   }
   return *host_;
 }
@@ -39,7 +40,9 @@ c10::Device Program::device() const {
   try {
     return c10::Device(globals.device);
   } catch (const c10::Error&) {
-    throw Error(ErrorKind::usage, "unknown --device").expected("cpu or cuda:0").found(quote(globals.device));
+    throw Error(ErrorKind::usage, "unknown --device")
+        .expected("cpu or cuda:0")
+        .found(quote(globals.device));
   }
 }
 
@@ -63,27 +66,34 @@ fs::path find_model(const std::string& argument) {
   Error missing(ErrorKind::usage, "no such model folder");
   missing.at(quote(argument));
   const auto slash = argument.find('/');
-  const bool is_name = slash != std::string::npos && slash > 0 && argument.find('/', slash + 1) == std::string::npos &&
+  const bool is_name = slash != std::string::npos && slash > 0 &&
+                       argument.find('/', slash + 1) == std::string::npos &&
                        argument.front() != '.';
-  if (!is_name) throw missing.hint("give a folder with config.json, or an org/name of the local Hugging Face cache");
+  if (!is_name)
+    throw missing.hint(
+        "give a folder with config.json, or an org/name of the local Hugging Face cache");
   const char* home = std::getenv("HF_HOME");
   const char* user = std::getenv("HOME");
-  const fs::path cache = home ? fs::path(home) / "hub" : fs::path(user ? user : ".") / ".cache/huggingface/hub";
+  const fs::path cache =
+      home ? fs::path(home) / "hub" : fs::path(user ? user : ".") / ".cache/huggingface/hub";
   std::string name = "models--" + argument;
   name.replace(name.find('/'), 1, "--");
   std::ifstream ref(cache / name / "refs" / "main");
   std::string commit;
-  if (ref >> commit; fs::is_directory(cache / name / "snapshots" / commit, error) && !commit.empty())
+  if (ref >> commit;
+      fs::is_directory(cache / name / "snapshots" / commit, error) && !commit.empty())
     return cache / name / "snapshots" / commit;
-  throw missing.hint("the Hugging Face cache " + quote(cache.string()) + " does not hold it either: run `hf download " + argument +
-                     "` first");
+  throw missing.hint("the Hugging Face cache " + quote(cache.string()) +
+                     " does not hold it either: run `hf download " + argument + "` first");
 }
 
 std::optional<at::ScalarType> parse_dtype(const std::string& word) {
   if (word.empty()) return std::nullopt;
   const auto type = dtype_from_word(word);
   if (!type || !c10::isFloatingType(*type))
-    throw Error(ErrorKind::usage, "unknown --dtype").expected("float32, bfloat16 or float16").found(quote(word));
+    throw Error(ErrorKind::usage, "unknown --dtype")
+        .expected("float32, bfloat16 or float16")
+        .found(quote(word));
   return type;
 }
 
@@ -95,7 +105,8 @@ std::string with_commas(std::uint64_t number) {
 
 std::string megabytes(std::uint64_t bytes) {
   char text[32];
-  std::snprintf(text, sizeof(text), bytes < 10'000'000 ? "%.2f MB" : "%.0f MB", static_cast<double>(bytes) / 1e6);
+  std::snprintf(text, sizeof(text), bytes < 10'000'000 ? "%.2f MB" : "%.0f MB",
+                static_cast<double>(bytes) / 1e6);
   return text;
 }
 

@@ -57,8 +57,8 @@ class MethodOptions {
   std::map<std::string, std::vector<std::string>> given_;  ///< by flag; only those that occur count
 };
 
-/// A folder as given, or an org/name from the local Hugging Face cache. Throws Error(usage) saying how
-/// to get it.
+/// A folder as given, or an org/name from the local Hugging Face cache. Throws Error(usage) saying
+/// how to get it.
 std::filesystem::path find_model(const std::string& argument);
 
 /// "--dtype" of a verb; nothing when it is empty.

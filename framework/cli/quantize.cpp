@@ -19,7 +19,8 @@ void run(Program& program, const Arguments& given) {
   LoadOptions options;
   options.quantization_config = given.method.settings();
   if (options.quantization_config.is_null())
-    throw Error(ErrorKind::usage, "--method is missing").hint("`graft quantize --help` lists the methods");
+    throw Error(ErrorKind::usage, "--method is missing")
+        .hint("`graft quantize --help` lists the methods");
   options.dtype = parse_dtype(given.dtype);
   options.device = program.device();
   options.ignore_quantization_config = given.ignore_config;
@@ -39,7 +40,8 @@ void run(Program& program, const Arguments& given) {
   { const FolderWriter refuses_early(given.output, write, {folder}); }
   const auto loaded = program.host().load(checkpoint, options);
   program.host().save(loaded, given.output, write);
-  const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double took =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const Plan& plan = loaded.plan;
   if (program.globals.json) {
     Value result;
@@ -52,9 +54,9 @@ void run(Program& program, const Arguments& given) {
     program.print_json(result);
     return;
   }
-  std::cout << "quantized " << plan.count(Action::quantize) << " modules (" << plan.settings << "), "
-            << megabytes(plan.bytes_before()) << " -> " << megabytes(plan.bytes_after()) << ", in " << seconds(took)
-            << ": " << given.output << "\n";
+  std::cout << "quantized " << plan.count(Action::quantize) << " modules (" << plan.settings
+            << "), " << megabytes(plan.bytes_before()) << " -> " << megabytes(plan.bytes_after())
+            << ", in " << seconds(took) << ": " << given.output << "\n";
 }
 
 }  // namespace
@@ -64,12 +66,17 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   auto* verb = app.add_subcommand("quantize", "Quantize a dense model and save it");
   verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
   verb->add_option("OUT", given->output, "Folder to make")->required();
-  verb->add_option("--dtype", given->dtype, "Of what is kept: float32, bfloat16 or float16; default as the model");
-  verb->add_option("--shard-bytes", given->shard_bytes, "Most bytes in a weight file")->capture_default_str();
+  verb->add_option("--dtype", given->dtype,
+                   "Of what is kept: float32, bfloat16 or float16; default as the model");
+  verb->add_option("--shard-bytes", given->shard_bytes, "Most bytes in a weight file")
+      ->capture_default_str();
   verb->add_flag("--overwrite", given->overwrite, "Replace OUT when it is a model folder");
-  verb->add_flag("--ignore-quantization-config", given->ignore_config, "Take the model for dense whatever its config says");
+  verb->add_flag("--ignore-quantization-config", given->ignore_config,
+                 "Take the model for dense whatever its config says");
   if (with_methods) given->method.add_to(*verb, program.host());
-  verb->footer("graft quantize models/SmolLM2-135M-Instruct models/nf4 --method bitsandbytes --quant-type nf4 --double-quant");
+  verb->footer(
+      "graft quantize models/SmolLM2-135M-Instruct models/nf4 --method bitsandbytes --quant-type "
+      "nf4 --double-quant");
   verb->callback([given, &program] { run(program, *given); });
 }
 

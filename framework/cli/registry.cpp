@@ -49,14 +49,17 @@ void list(Program& program) {
     return;
   }
   for (const auto& claim : registry.claims())
-    std::printf("claim  %-14s %-12s %-5s priority %-4d %s\n", claim.method.c_str(), claim.module_class.c_str(),
-                claim.device.c_str(), claim.priority, claim.plugin_id.c_str());
+    std::printf("claim  %-14s %-12s %-5s priority %-4d %s\n", claim.method.c_str(),
+                claim.module_class.c_str(), claim.device.c_str(), claim.priority,
+                claim.plugin_id.c_str());
   for (const auto& rule : registry.rules())
     std::printf("rule   %-26s %s  (%s)\n", rule.module_class.c_str(),
-                rule.keep ? ("keep: " + *rule.keep).c_str()
-                          : rule.replacement.empty() ? ("plugin " + rule.plugin).c_str() : ("-> " + rule.replacement).c_str(),
+                rule.keep                  ? ("keep: " + *rule.keep).c_str()
+                : rule.replacement.empty() ? ("plugin " + rule.plugin).c_str()
+                                           : ("-> " + rule.replacement).c_str(),
                 rule.origin.text().c_str());
-  for (const auto& [from, to] : registry.aliases()) std::printf("alias  %s = %s\n", from.c_str(), to.c_str());
+  for (const auto& [from, to] : registry.aliases())
+    std::printf("alias  %s = %s\n", from.c_str(), to.c_str());
   for (const auto& skip : registry.skips()) std::printf("skip   %s\n", skip.c_str());
 }
 
@@ -71,7 +74,8 @@ void check(Program& program) {
   } else {
     for (const auto& note : notes) std::printf("%s\n", note.c_str());
   }
-  if (!notes.empty()) throw Error(ErrorKind::plugin, std::to_string(notes.size()) + " remark(s) on the registry");
+  if (!notes.empty())
+    throw Error(ErrorKind::plugin, std::to_string(notes.size()) + " remark(s) on the registry");
 }
 
 struct Explain {
@@ -87,33 +91,46 @@ void explain(Program& program, const Explain& given) {
     const Value* settings = quantization_config_of(checkpoint.config());
     if (settings) method = settings->get_string("quant_method", "");
   }
-  if (method.empty()) throw Error(ErrorKind::usage, "the model is not quantized, so the method must be named").hint("add --method");
+  if (method.empty())
+    throw Error(ErrorKind::usage, "the model is not quantized, so the method must be named")
+        .hint("add --method");
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
   const auto [parent, name] = get_module_from_name(model, given.path);
   const std::string module_class = class_name_of(**parent->named_children().find(name));
-  const Decision decision = program.host().registry().decide({method, module_class, given.path, "cpu"});
+  const Decision decision =
+      program.host().registry().decide({method, module_class, given.path, "cpu"});
   Value result;
   result.set("path", given.path);
   result.set("class", module_class);
   result.set("method", method);
   switch (decision.kind) {
-    case Decision::Kind::none: result.set("decision", "left as it is"); break;
-    case Decision::Kind::keep: result.set("decision", "kept dense"); break;
-    case Decision::Kind::replace: result.set("decision", "replaced by " + decision.rule->replacement); break;
-    case Decision::Kind::claims: result.set("decision", "built by " + decision.claims.front().plugin_id); break;
+    case Decision::Kind::none:
+      result.set("decision", "left as it is");
+      break;
+    case Decision::Kind::keep:
+      result.set("decision", "kept dense");
+      break;
+    case Decision::Kind::replace:
+      result.set("decision", "replaced by " + decision.rule->replacement);
+      break;
+    case Decision::Kind::claims:
+      result.set("decision", "built by " + decision.claims.front().plugin_id);
+      break;
   }
   result.set("reason", decision.reason);
   Value::Array losers;
-  for (const auto& loser : decision.losers) losers.push_back(Value(loser.who + ": " + loser.reason));
+  for (const auto& loser : decision.losers)
+    losers.push_back(Value(loser.who + ": " + loser.reason));
   for (std::size_t i = 1; i < decision.claims.size(); ++i)
-    losers.push_back(Value(decision.claims[i].plugin_id + ": comes later, priority " + std::to_string(decision.claims[i].priority)));
+    losers.push_back(Value(decision.claims[i].plugin_id + ": comes later, priority " +
+                           std::to_string(decision.claims[i].priority)));
   result.set("others", losers);
   if (program.globals.json) {
     program.print_json(result);
     return;
   }
-  std::printf("%s, a %s, under %s: %s\nbecause %s\n", given.path.c_str(), module_class.c_str(), method.c_str(),
-              result.at("decision").as_string().c_str(), decision.reason.c_str());
+  std::printf("%s, a %s, under %s: %s\nbecause %s\n", given.path.c_str(), module_class.c_str(),
+              method.c_str(), result.at("decision").as_string().c_str(), decision.reason.c_str());
   for (const auto& loser : losers) std::printf("not %s\n", loser.as_string().c_str());
 }
 

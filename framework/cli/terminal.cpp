@@ -20,10 +20,14 @@ void on_interrupt(int) {
 
 const char* word(LogLevel level) {
   switch (level) {
-    case LogLevel::error: return "error";
-    case LogLevel::warning: return "warning";
-    case LogLevel::info: return "note";
-    case LogLevel::debug: return "debug";
+    case LogLevel::error:
+      return "error";
+    case LogLevel::warning:
+      return "warning";
+    case LogLevel::info:
+      return "note";
+    case LogLevel::debug:
+      return "debug";
   }
   return "";
 }
@@ -41,13 +45,17 @@ bool interrupted() { return interrupts.load() > 0; }
 
 void Terminal::configure(bool quiet, int verbose, const std::string& log_file) {
   quiet_ = quiet;
-  shown_ = quiet ? LogLevel::error : verbose > 1 ? LogLevel::debug : verbose > 0 ? LogLevel::info : LogLevel::warning;
+  shown_ = quiet         ? LogLevel::error
+           : verbose > 1 ? LogLevel::debug
+           : verbose > 0 ? LogLevel::info
+                         : LogLevel::warning;
   const char* term = std::getenv("TERM");
-  live_ = !quiet && isatty(STDERR_FILENO) && term && std::string_view(term) != "dumb" && !std::getenv("NO_COLOR") &&
-          !std::getenv("CI");
+  live_ = !quiet && isatty(STDERR_FILENO) && term && std::string_view(term) != "dumb" &&
+          !std::getenv("NO_COLOR") && !std::getenv("CI");
   if (!log_file.empty()) {
     log_.open(log_file, std::ios::app);
-    if (!log_) throw Error(ErrorKind::resource, "the log file cannot be written").at(quote(log_file));
+    if (!log_)
+      throw Error(ErrorKind::resource, "the log file cannot be written").at(quote(log_file));
   }
 }
 
@@ -55,8 +63,8 @@ void Terminal::say(LogLevel level, std::string_view component, std::string_view 
   if (log_) log_ << word(level) << ' ' << component << ": " << message << std::endl;
   if (level > shown_) return;
   finish_line();
-  std::fprintf(stderr, "%s: %.*s: %.*s\n", word(level), static_cast<int>(component.size()), component.data(),
-               static_cast<int>(message.size()), message.data());
+  std::fprintf(stderr, "%s: %.*s: %.*s\n", word(level), static_cast<int>(component.size()),
+               component.data(), static_cast<int>(message.size()), message.data());
 }
 
 void Terminal::progress(std::string_view stage, std::uint64_t done, std::uint64_t total) {
@@ -69,7 +77,8 @@ void Terminal::progress(std::string_view stage, std::uint64_t done, std::uint64_
     last_step_ = -1;
     last_draw_ = {};
   }
-  const int percent = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+  const int percent =
+      static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
   if (!live_) {
     if (percent / 25 <= last_step_) return;
     last_step_ = percent / 25;
@@ -79,7 +88,8 @@ void Terminal::progress(std::string_view stage, std::uint64_t done, std::uint64_
   if (done < total && now - last_draw_ < std::chrono::milliseconds(100)) return;
   last_draw_ = now;
   const double seconds = std::chrono::duration<double>(now - stage_start_).count();
-  const double rest = done ? seconds * static_cast<double>(total - done) / static_cast<double>(done) : 0;
+  const double rest =
+      done ? seconds * static_cast<double>(total - done) / static_cast<double>(done) : 0;
   const int filled = percent * 24 / 100;
   std::fprintf(stderr, "\r%-10s [%.*s%.*s] %3d %%  %.0f s left \x1b[K", stage_.c_str(), filled,
                "########################", 24 - filled, "........................", percent, rest);

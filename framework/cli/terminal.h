@@ -10,8 +10,8 @@
 
 namespace graft::cli {
 
-/// Messages and progress on stderr: a redrawn line with rate and ETA on a terminal, plain lines at ten
-/// per cent steps otherwise (also with NO_COLOR, CI, TERM=dumb).
+/// Messages and progress on stderr: a redrawn line with rate and ETA on a terminal, plain lines at
+/// ten per cent steps otherwise (also with NO_COLOR, CI, TERM=dumb).
 class Terminal {
  public:
   void configure(bool quiet, int verbose, const std::string& log_file);

@@ -27,7 +27,8 @@ std::vector<std::string> not_finite(const Checkpoint& checkpoint, const Context&
   std::uint64_t done = 0;
   for (const auto& info : checkpoint.tensors()) {
     if (is_float(info.dtype) && info.bytes > 0)
-      if (!at::isfinite(read(checkpoint, info).to(at::kFloat)).all().item<bool>()) found.push_back(quote(info.name));
+      if (!at::isfinite(read(checkpoint, info).to(at::kFloat)).all().item<bool>())
+        found.push_back(quote(info.name));
     done += info.bytes;
     if (context.progress && !context.progress("reading", done, checkpoint.total_bytes()))
       throw Error(ErrorKind::interrupted, "interrupted");
@@ -45,7 +46,8 @@ void run(Program& program, const Arguments& given) {
   Value result;
   result.set("tensors", static_cast<std::int64_t>(checkpoint.tensors().size()));
   result.set("quantized", static_cast<std::int64_t>(loaded.plan.count(Action::quantize)));
-  result.set("unexpected", Value::Array(loaded.plan.unexpected.begin(), loaded.plan.unexpected.end()));
+  result.set("unexpected",
+             Value::Array(loaded.plan.unexpected.begin(), loaded.plan.unexpected.end()));
   result.set("not_finite", Value::Array(bad.begin(), bad.end()));
   Value::Array rows;
   double worst = 0;
@@ -54,7 +56,8 @@ void run(Program& program, const Arguments& given) {
     for (const auto& entry : loaded.plan.entries) {
       if (entry.action != Action::quantize) continue;
       const auto [parent, name] = get_module_from_name(loaded.model, entry.spec.path);
-      const auto* block = dynamic_cast<const nn::Block*>(parent->named_children().find(name)->get());
+      const auto* block =
+          dynamic_cast<const nn::Block*>(parent->named_children().find(name)->get());
       const auto weight = entry.quantizer->dequantize(*block).to(at::kFloat);
       const auto dense = read(base, base.at(entry.spec.path + ".weight")).to(at::kFloat);
       if (dense.sizes() != weight.sizes())
@@ -72,14 +75,16 @@ void run(Program& program, const Arguments& given) {
     program.print_json(result);
   } else {
     for (const auto& row : rows)
-      std::printf("%-48s %.5f\n", row.at("path").as_string().c_str(), row.at("relative_error").as_double());
-    std::printf("%zu tensors, %zu quantized modules: %s\n", checkpoint.tensors().size(), loaded.plan.count(Action::quantize),
-                bad.empty() ? "all well" : "not finite:");
+      std::printf("%-48s %.5f\n", row.at("path").as_string().c_str(),
+                  row.at("relative_error").as_double());
+    std::printf("%zu tensors, %zu quantized modules: %s\n", checkpoint.tensors().size(),
+                loaded.plan.count(Action::quantize), bad.empty() ? "all well" : "not finite:");
     for (const auto& name : bad) std::printf("  %s\n", name.c_str());
     if (!rows.empty()) std::printf("worst relative error %.5f\n", worst);
   }
   if (!bad.empty())
-    throw Error(ErrorKind::model, std::to_string(bad.size()) + " tensor(s) hold NaN or infinity, first " + bad.front())
+    throw Error(ErrorKind::model, std::to_string(bad.size()) +
+                                      " tensor(s) hold NaN or infinity, first " + bad.front())
         .at(quote(checkpoint.folder().string()));
 }
 
@@ -87,9 +92,11 @@ void run(Program& program, const Arguments& given) {
 
 void add_verify(CLI::App& app, Program& program) {
   auto given = std::make_shared<Arguments>();
-  auto* verb = app.add_subcommand("verify", "Check every tensor of a model, or measure it against its base");
+  auto* verb =
+      app.add_subcommand("verify", "Check every tensor of a model, or measure it against its base");
   verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
-  verb->add_option("--against", given->against, "The dense model it was made from: relative error per module");
+  verb->add_option("--against", given->against,
+                   "The dense model it was made from: relative error per module");
   verb->callback([given, &program] { run(program, *given); });
 }
 

@@ -30,9 +30,12 @@ Value to_values(const std::vector<std::string>& items) {
 
 std::string_view word(Action action) {
   switch (action) {
-    case Action::quantize: return "quantize";
-    case Action::restructure: return "restructure";
-    case Action::keep: return "keep";
+    case Action::quantize:
+      return "quantize";
+    case Action::restructure:
+      return "restructure";
+    case Action::keep:
+      return "keep";
   }
   return "";
 }
@@ -40,8 +43,8 @@ std::string_view word(Action action) {
 }  // namespace
 
 std::size_t Plan::count(Action action) const {
-  return static_cast<std::size_t>(
-      std::count_if(entries.begin(), entries.end(), [&](const auto& e) { return e.action == action; }));
+  return static_cast<std::size_t>(std::count_if(entries.begin(), entries.end(),
+                                                [&](const auto& e) { return e.action == action; }));
 }
 
 std::uint64_t Plan::bytes_before() const { return sum(entries, &PlanEntry::bytes_before); }
@@ -52,7 +55,8 @@ double Plan::bits_per_weight() const {
   for (const auto& entry : entries)
     if (entry.action == Action::quantize) {
       bits += 8.0 * static_cast<double>(entry.bytes_after);
-      weights += static_cast<double>(entry.spec.in_features) * static_cast<double>(entry.spec.out_features);
+      weights += static_cast<double>(entry.spec.in_features) *
+                 static_cast<double>(entry.spec.out_features);
     }
   return weights > 0 ? bits / weights : 0;
 }
@@ -74,8 +78,9 @@ void Plan::check(bool strict) const {
                                       " tensor(s) do not fit the model: " + list_of(mismatched));
   if (!strict) return;
   if (!unexpected.empty())
-    throw Error(ErrorKind::coverage, std::to_string(unexpected.size()) +
-                                         " tensor(s) of the checkpoint belong to no module: " + list_of(unexpected))
+    throw Error(ErrorKind::coverage,
+                std::to_string(unexpected.size()) +
+                    " tensor(s) of the checkpoint belong to no module: " + list_of(unexpected))
         .hint("leave out --strict to load without them");
 }
 

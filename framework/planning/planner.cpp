@@ -17,8 +17,8 @@ std::string shape_text(at::IntArrayRef shape) {
   return out + "]";
 }
 
-/// Names of the checkpoint as the model sees them: a prefix that the file has and the model lacks is
-/// taken off. Remembers what has been taken.
+/// Names of the checkpoint as the model sees them: a prefix that the file has and the model lacks
+/// is taken off. Remembers what has been taken.
 class Source {
  public:
   Source(const Checkpoint* checkpoint, const std::vector<std::string>& prefixes) {
@@ -44,7 +44,8 @@ class Source {
   std::vector<std::pair<std::string, const TensorInfo*>> under(const std::string& path) const {
     const std::string prefix = path.empty() ? "" : path + ".";
     std::vector<std::pair<std::string, const TensorInfo*>> out;
-    for (auto at = by_name_.lower_bound(prefix); at != by_name_.end() && at->first.starts_with(prefix); ++at)
+    for (auto at = by_name_.lower_bound(prefix);
+         at != by_name_.end() && at->first.starts_with(prefix); ++at)
       out.emplace_back(at->first.substr(prefix.size()), at->second);
     return out;
   }
@@ -105,7 +106,8 @@ class Planner {
     seen_.emplace(module.get(), kNoEntry);
     const auto* block = dynamic_cast<const nn::Block*>(module.get());
     if (!block) {
-      for (const auto& child : module->named_children()) visit(join(path, child.key()), child.value());
+      for (const auto& child : module->named_children())
+        visit(join(path, child.key()), child.value());
       return;
     }
 
@@ -120,7 +122,8 @@ class Planner {
             .hint("put it into a graft::nn::Slot of a block of your own");
       if (entry.action == Action::restructure) {
         plan_.entries.push_back(entry);
-        visit_children(path, *get_module_from_name(root_, path).parent->named_children().find(last(path)));
+        visit_children(
+            path, *get_module_from_name(root_, path).parent->named_children().find(last(path)));
         return;
       }
       seen_[module.get()] = plan_.entries.size();
@@ -137,12 +140,14 @@ class Planner {
   }
 
   void visit_children(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {
-    for (const auto& child : module->named_children()) visit(join(path, child.key()), child.value());
+    for (const auto& child : module->named_children())
+      visit(join(path, child.key()), child.value());
   }
 
   /// True when the module is to be replaced; else entry.reason says why not.
   bool decide(PlanEntry& entry) {
-    if (request_.predicate && !request_.predicate(entry.spec)) return keep(entry, "left out by the caller");
+    if (request_.predicate && !request_.predicate(entry.spec))
+      return keep(entry, "left out by the caller");
     const bool tied = tied_.contains(entry.spec.path + ".weight");
     if (tied) return keep(entry, "tied to " + tied_.at(entry.spec.path + ".weight"));
     if (tied_owners_.contains(entry.spec.path + ".weight")) return keep(entry, "tied weight");
@@ -153,7 +158,8 @@ class Planner {
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
     if (decision.kind == Decision::Kind::replace) return restructure(entry, decision);
     if (!by_tensors && skip_)
-      if (const auto hit = skip_->match(entry.spec.path)) return keep(entry, "skip list: " + quote(*hit));
+      if (const auto hit = skip_->match(entry.spec.path))
+        return keep(entry, "skip list: " + quote(*hit));
     if (!decision.resolved_class.empty()) entry.spec.class_name = decision.resolved_class;
     return choose(entry, decision, by_tensors);
   }
@@ -164,14 +170,17 @@ class Planner {
   }
 
   bool restructure(PlanEntry& entry, const Decision& decision) {
-    const auto build = request_.restructures ? request_.restructures(decision.rule->replacement) : Restructure{};
+    const auto build =
+        request_.restructures ? request_.restructures(decision.rule->replacement) : Restructure{};
     if (!build)
-      throw Error(ErrorKind::plugin, "nobody builds the replacement " + quote(decision.rule->replacement) +
-                                         " for the " + entry.spec.class_name + " at " + quote(entry.spec.path))
+      throw Error(ErrorKind::plugin, "nobody builds the replacement " +
+                                         quote(decision.rule->replacement) + " for the " +
+                                         entry.spec.class_name + " at " + quote(entry.spec.path))
           .at(decision.rule->origin.text())
           .hint("install the plugin that builds it, or register it with Host::add_replacement");
     const auto* model = dynamic_cast<const Model*>(root_.get());
-    replace_at(root_, entry.spec.path, build(entry.spec, model ? model->text_config() : Value(Value::Object{})));
+    replace_at(root_, entry.spec.path,
+               build(entry.spec, model ? model->text_config() : Value(Value::Object{})));
     entry.action = Action::restructure;
     entry.replacement = decision.rule->replacement;
     entry.reason = decision.rule->origin.text();
@@ -206,11 +215,14 @@ class Planner {
       return true;
     }
     if (by_tensors)
-      throw Error(ErrorKind::model, "the checkpoint's quantized module cannot be loaded: " + reasons).at(entry.spec.path);
+      throw Error(ErrorKind::model,
+                  "the checkpoint's quantized module cannot be loaded: " + reasons)
+          .at(entry.spec.path);
     return keep(entry, reasons.empty() ? decision.reason : "unsupported: " + reasons);
   }
 
-  QuantConfigPtr config_for(const std::string& plugin_id, const Quantizer& quantizer, const Value& options) {
+  QuantConfigPtr config_for(const std::string& plugin_id, const Quantizer& quantizer,
+                            const Value& options) {
     if (options.is_object() && !options.as_object().empty()) {
       Value merged = request_.method.settings;
       for (const auto& [key, value] : options.as_object()) merged.set(key, value);
@@ -222,18 +234,24 @@ class Planner {
   }
 
   /// The tensors present decide: those that a dense module does not have mark a quantized one. With
-  /// neither a dense weight nor any of them the settings are believed, and what is missing is reported.
-  bool is_quantized(const ModuleSpec& spec, const Quantizer& quantizer, const QuantConfig& config) const {
+  /// neither a dense weight nor any of them the settings are believed, and what is missing is
+  /// reported.
+  bool is_quantized(const ModuleSpec& spec, const Quantizer& quantizer,
+                    const QuantConfig& config) const {
     for (const auto& tensor : quantizer.tensors(spec, config))
-      if (tensor.name != "weight" && tensor.name != "bias" && source_.find(join(spec.path, tensor.name))) return true;
+      if (tensor.name != "weight" && tensor.name != "bias" &&
+          source_.find(join(spec.path, tensor.name)))
+        return true;
     return !source_.find(join(spec.path, "weight"));
   }
 
   void take_quantized(PlanEntry& entry) {
     const auto& spec = entry.spec;
     const auto element = static_cast<std::uint64_t>(c10::elementSize(request_.dtype));
-    const auto weights = static_cast<std::uint64_t>(spec.in_features) * static_cast<std::uint64_t>(spec.out_features);
-    entry.bytes_before = (weights + (spec.bias ? static_cast<std::uint64_t>(spec.out_features) : 0)) * element;
+    const auto weights = static_cast<std::uint64_t>(spec.in_features) *
+                         static_cast<std::uint64_t>(spec.out_features);
+    entry.bytes_before =
+        (weights + (spec.bias ? static_cast<std::uint64_t>(spec.out_features) : 0)) * element;
     const auto specs = entry.quantizer->tensors(spec, *entry.config);
     for (const auto& tensor : specs) entry.bytes_after += tensor.bytes;
     if (!source_.known()) return;
@@ -249,13 +267,14 @@ class Planner {
         if (tensor.required) plan_.missing.push_back(quote(join(spec.path, tensor.name)));
         continue;
       }
-      if (!tensor.dtypes.empty() &&
-          std::find(tensor.dtypes.begin(), tensor.dtypes.end(), scalar_type(info->dtype)) == tensor.dtypes.end())
-        plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) + ", expected " +
+      if (!tensor.dtypes.empty() && std::find(tensor.dtypes.begin(), tensor.dtypes.end(),
+                                              scalar_type(info->dtype)) == tensor.dtypes.end())
+        plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
+                                   ", expected " +
                                    std::string(name_of(dtype_of(tensor.dtypes.front()))));
       else if (tensor.shape && *tensor.shape != info->shape)
-        plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) + ", expected " +
-                                   shape_text(*tensor.shape));
+        plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) +
+                                   ", expected " + shape_text(*tensor.shape));
       add(entry, tensor.name, info);
       entry.bytes_after += info->bytes;
     }
@@ -263,14 +282,16 @@ class Planner {
 
   void take_dense(PlanEntry& entry, const nn::Block& block) {
     const auto element = [&](const at::Tensor& t) {
-      return static_cast<std::uint64_t>(t.numel()) * c10::elementSize(t.is_floating_point() ? request_.dtype : t.scalar_type());
+      return static_cast<std::uint64_t>(t.numel()) *
+             c10::elementSize(t.is_floating_point() ? request_.dtype : t.scalar_type());
     };
     for (const auto& [name, tensor] : block.own_tensors()) {
       const std::string full = join(entry.spec.path, name);
       if (tied_.contains(full)) {
         if (const auto* info = source_.find(full)) {
           source_.take(info);
-          plan_.notes.push_back(quote(full) + " is in the checkpoint although the config ties it to " +
+          plan_.notes.push_back(quote(full) +
+                                " is in the checkpoint although the config ties it to " +
                                 quote(tied_.at(full)) + ", which is used");
         }
         if (entry.reason.empty()) entry.reason = "tied to " + tied_.at(full);
@@ -283,7 +304,8 @@ class Planner {
     if (entry.reason.empty()) entry.reason = "no method";
   }
 
-  void take(PlanEntry& entry, const std::string& name, const std::vector<std::int64_t>& shape, bool float_only) {
+  void take(PlanEntry& entry, const std::string& name, const std::vector<std::int64_t>& shape,
+            bool float_only) {
     const std::string full = join(entry.spec.path, name);
     const auto* info = source_.find(full);
     if (!info) {
@@ -291,9 +313,11 @@ class Planner {
       return;
     }
     if (info->shape != shape)
-      plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) + ", expected " + shape_text(shape));
+      plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) +
+                                 ", expected " + shape_text(shape));
     else if (float_only && !is_float(info->dtype))
-      plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) + ", expected a float type");
+      plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
+                                 ", expected a float type");
     add(entry, name, info);
   }
 
@@ -327,7 +351,8 @@ class Planner {
 
 }  // namespace
 
-Method find_method(const Value& settings, const std::vector<ClaimRow>& claims, const QuantizerLookup& lookup) {
+Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,
+                   const QuantizerLookup& lookup) {
   std::set<std::pair<std::string, std::string>> offers;  // method, plugin
   for (const auto& claim : claims) offers.emplace(claim.method, claim.plugin_id);
   Method best;
@@ -350,20 +375,27 @@ Method find_method(const Value& settings, const std::vector<ClaimRow>& claims, c
     std::string installed;
     for (const auto& method : methods) installed += (installed.empty() ? "" : ", ") + method;
     const std::string named = settings.get_string("quant_method", "");
-    Error error(ErrorKind::plugin, named.empty() ? "no plugin recognises the quantization settings"
-                                                 : "no plugin claims the quantization method " + quote(named));
+    Error error(ErrorKind::plugin,
+                named.empty() ? "no plugin recognises the quantization settings"
+                              : "no plugin claims the quantization method " + quote(named));
     error.expected(installed.empty() ? "a plugin, but none is loaded" : "one of " + installed);
-    if (const auto near = nearest_names(named, methods); !near.empty()) error.hint("did you mean " + near + "?");
-    else error.hint("install the plugin into the plugin directory (graft plugins lists where is searched)");
+    if (const auto near = nearest_names(named, methods); !near.empty())
+      error.hint("did you mean " + near + "?");
+    else
+      error.hint(
+          "install the plugin into the plugin directory (graft plugins lists where is searched)");
     throw error;
   }
   if (!rival.empty())
-    throw Error(ErrorKind::plugin, "the quantization settings could be of " + best.name + " or of " + rival)
+    throw Error(ErrorKind::plugin,
+                "the quantization settings could be of " + best.name + " or of " + rival)
         .hint("add \"quant_method\" to the settings");
   best.config = best.quantizer->parse(settings);
   return best;
 }
 
-Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request) { return Planner(root, request).run(); }
+Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request) {
+  return Planner(root, request).run();
+}
 
 }  // namespace graft

@@ -13,23 +13,26 @@
 namespace graft {
 
 /// Finds a quantizer by plugin id and method; nullptr when the plugin has none.
-using QuantizerLookup = std::function<const Quantizer*(const std::string& plugin_id, const std::string& method)>;
+using QuantizerLookup =
+    std::function<const Quantizer*(const std::string& plugin_id, const std::string& method)>;
 
 /// The method that some settings belong to, and the plugin that parsed them.
 struct Method {
-  std::string name;       ///< empty: nothing is to be quantized
+  std::string name;  ///< empty: nothing is to be quantized
   std::string plugin_id;
   const Quantizer* quantizer = nullptr;
-  Value settings;         ///< as given
+  Value settings;  ///< as given
   QuantConfigPtr config;
 };
 
-/// The method among `claims` whose quantizer recognises `settings` best. Throws Error(plugin) when none
-/// does (naming what is installed and what is near), or when two do equally well.
-Method find_method(const Value& settings, const std::vector<ClaimRow>& claims, const QuantizerLookup& lookup);
+/// The method among `claims` whose quantizer recognises `settings` best. Throws Error(plugin) when
+/// none does (naming what is installed and what is near), or when two do equally well.
+Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,
+                   const QuantizerLookup& lookup);
 
 /// Builds a restructured module on meta in the place of one described by `spec`.
-using Restructure = std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
+using Restructure =
+    std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
 /// The restructuring of that name, or an empty function.
 using RestructureLookup = std::function<Restructure(const std::string& name)>;
 
@@ -48,10 +51,10 @@ struct PlanRequest {
   std::function<bool(const ModuleSpec&)> predicate;
 };
 
-/// Walks `root` and decides about every module that owns parameters. Restructurings are carried out on
-/// the skeleton as the walk meets them, so that their children can be planned: `root` must be on meta
-/// or the registry must name none. Reads no tensor data.
-/// Throws Error for what makes planning impossible; what is merely missing is in the Plan.
+/// Walks `root` and decides about every module that owns parameters. Restructurings are carried out
+/// on the skeleton as the walk meets them, so that their children can be planned: `root` must be on
+/// meta or the registry must name none. Reads no tensor data. Throws Error for what makes planning
+/// impossible; what is merely missing is in the Plan.
 Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request);
 
 }  // namespace graft

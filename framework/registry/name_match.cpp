@@ -37,13 +37,14 @@ Regex::Regex(std::string pattern) : pattern_(std::move(pattern)) {
   int code = 0;
   PCRE2_SIZE offset = 0;
   pcre2_code* compiled =
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern_.data()), pattern_.size(), PCRE2_UTF | PCRE2_UCP, &code,
-                    &offset, nullptr);
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern_.data()), pattern_.size(),
+                    PCRE2_UTF | PCRE2_UCP, &code, &offset, nullptr);
   if (!compiled) {
     PCRE2_UCHAR message[160] = {};
     pcre2_get_error_message(code, message, sizeof(message));
-    throw Error(ErrorKind::plugin, "the regular expression " + quote(pattern_) + " is not valid at character " +
-                                       std::to_string(offset) + ": " + reinterpret_cast<const char*>(message));
+    throw Error(ErrorKind::plugin, "the regular expression " + quote(pattern_) +
+                                       " is not valid at character " + std::to_string(offset) +
+                                       ": " + reinterpret_cast<const char*>(message));
   }
   code_ = std::shared_ptr<const void>(compiled, [](const void* p) {
     pcre2_code_free(const_cast<pcre2_code*>(static_cast<const pcre2_code*>(p)));
@@ -63,7 +64,8 @@ std::optional<std::size_t> Regex::match_start(std::string_view text, bool whole)
                   PCRE2_ANCHORED | (whole ? PCRE2_ENDANCHORED : 0u), data.get(), limits.get());
   if (result == PCRE2_ERROR_NOMATCH) return std::nullopt;
   if (result < 0)
-    throw Error(ErrorKind::plugin, "the regular expression " + quote(pattern_) + " takes too long on " + quote(text))
+    throw Error(ErrorKind::plugin,
+                "the regular expression " + quote(pattern_) + " takes too long on " + quote(text))
         .hint("write it without nested repetition");
   return pcre2_get_ovector_pointer(data.get())[1];
 }
@@ -73,7 +75,8 @@ NamePattern::NamePattern(std::string text) : text_(std::move(text)) {
     specificity_ = Specificity::regex;
     regex_.emplace(text_.substr(3));
   } else {
-    specificity_ = text_.find_first_of("*?") == std::string::npos ? Specificity::exact : Specificity::glob;
+    specificity_ =
+        text_.find_first_of("*?") == std::string::npos ? Specificity::exact : Specificity::glob;
   }
 }
 
@@ -85,7 +88,8 @@ bool NamePattern::matches(std::string_view path) const {
 SkipNames::SkipNames(std::vector<std::string> entries) {
   for (auto& text : entries) {
     if (text.empty())
-      throw Error(ErrorKind::model, "an empty entry in a skip list would skip every module").hint("remove it");
+      throw Error(ErrorKind::model, "an empty entry in a skip list would skip every module")
+          .hint("remove it");
     Entry entry{text, std::nullopt, false};
     try {
       // Transformers' boundary: the match ends behind a dot, before a dot, or at the end.
@@ -102,7 +106,8 @@ std::optional<std::string> SkipNames::match(std::string_view path) {
   const std::string_view last = dot == std::string_view::npos ? path : path.substr(dot + 1);
   for (auto& entry : entries_) {
     const bool v5 = path.ends_with(entry.text) || (entry.regex && entry.regex->match_start(path));
-    const bool v4 = last == entry.text || path == entry.text || path.find(entry.text + ".") != std::string_view::npos;
+    const bool v4 = last == entry.text || path == entry.text ||
+                    path.find(entry.text + ".") != std::string_view::npos;
     if (!v5 && !v4) continue;
     entry.used = true;
     return entry.text;

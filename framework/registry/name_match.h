@@ -10,14 +10,14 @@
 
 namespace graft {
 
-/// A compiled regular expression (PCRE2) with match and depth limits: a pattern from a file can make
-/// the program neither hang nor overflow its stack. Immutable, thread-safe, cheap to copy.
+/// A compiled regular expression (PCRE2) with match and depth limits: a pattern from a file can
+/// make the program neither hang nor overflow its stack. Immutable, thread-safe, cheap to copy.
 class GRAFT_API Regex {
  public:
   /// Throws Error(plugin) naming the pattern and the place of the mistake in it.
   explicit Regex(std::string pattern);
-  /// The length of the match that starts at the beginning of `text`, or nullopt. `whole` asks for one
-  /// that covers all of it. Throws Error(plugin) naming the pattern when a limit is hit.
+  /// The length of the match that starts at the beginning of `text`, or nullopt. `whole` asks for
+  /// one that covers all of it. Throws Error(plugin) naming the pattern when a limit is hit.
   std::optional<std::size_t> match_start(std::string_view text, bool whole = false) const;
 
  private:
@@ -28,8 +28,8 @@ class GRAFT_API Regex {
 /// How exactly a rule names modules; a later one wins.
 enum class Specificity { any, class_name, regex, glob, exact };
 
-/// A rule's `match`: a module path, a glob (`*` any characters, dots included; `?` one), or "re:" and
-/// a regular expression that matches the whole path.
+/// A rule's `match`: a module path, a glob (`*` any characters, dots included; `?` one), or "re:"
+/// and a regular expression that matches the whole path.
 class GRAFT_API NamePattern {
  public:
   explicit NamePattern(std::string text);
@@ -43,9 +43,9 @@ class GRAFT_API NamePattern {
   std::optional<Regex> regex_;
 };
 
-/// A skip list ("modules_to_not_convert", "llm_int8_skip_modules"): a module is skipped when the rule
-/// of Transformers 5 or that of Transformers 4 for bitsandbytes says so (formats.md 5.4). Remembers
-/// which entries matched; not thread-safe.
+/// A skip list ("modules_to_not_convert", "llm_int8_skip_modules"): a module is skipped when the
+/// rule of Transformers 5 or that of Transformers 4 for bitsandbytes says so (formats.md 5.4).
+/// Remembers which entries matched; not thread-safe.
 class GRAFT_API SkipNames {
  public:
   /// Throws Error(model) for an empty entry, which would match everything.
@@ -57,7 +57,8 @@ class GRAFT_API SkipNames {
  private:
   struct Entry {
     std::string text;
-    std::optional<Regex> regex;  ///< absent when the entry is no valid expression: compared as text only
+    std::optional<Regex>
+        regex;  ///< absent when the entry is no valid expression: compared as text only
     bool used = false;
   };
   std::vector<Entry> entries_;

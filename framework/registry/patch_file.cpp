@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::size_t kMaxBytes = 1 << 20, kMaxDepth = 64, kMaxNodes = 100'000;
 
-/// A YAML node with its place. Plain scalars are text until somebody asks for another type; quoted ones
-/// stay text.
+/// A YAML node with its place. Plain scalars are text until somebody asks for another type; quoted
+/// ones stay text.
 struct Node {
   enum class Kind { null, scalar, list, map } kind = Kind::null;
   std::string text;
@@ -31,22 +31,32 @@ class Reader : public YAML::EventHandler {
 
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { put(node(Node::Kind::null, mark)); }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { fail(mark, "aliases are not allowed"); }
-  void OnAnchor(const YAML::Mark& mark, const std::string&) override { fail(mark, "anchors are not allowed"); }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, const std::string& value) override {
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t) override {
+    put(node(Node::Kind::null, mark));
+  }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
+    fail(mark, "aliases are not allowed");
+  }
+  void OnAnchor(const YAML::Mark& mark, const std::string&) override {
+    fail(mark, "anchors are not allowed");
+  }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
+                const std::string& value) override {
     // yaml-cpp gives "!" for a quoted scalar, "?" or nothing for a plain one.
-    if (!tag.empty() && tag != "?" && tag != "!") fail(mark, "tags are not allowed, found " + quote(tag));
+    if (!tag.empty() && tag != "?" && tag != "!")
+      fail(mark, "tags are not allowed, found " + quote(tag));
     Node out = node(Node::Kind::scalar, mark);
     out.text = value;
     out.quoted = tag == "!";
     put(std::move(out));
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {
     open(mark, tag, Node::Kind::list);
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {
     open(mark, tag, Node::Kind::map);
   }
   void OnMapEnd() override { close(); }
@@ -67,8 +77,10 @@ class Reader : public YAML::EventHandler {
     return out;
   }
   void open(const YAML::Mark& mark, const std::string& tag, Node::Kind kind) {
-    if (!tag.empty() && tag != "?" && tag != "!") fail(mark, "tags are not allowed, found " + quote(tag));
-    if (stack_.size() >= kMaxDepth) fail(mark, "nested deeper than " + std::to_string(kMaxDepth) + " levels");
+    if (!tag.empty() && tag != "?" && tag != "!")
+      fail(mark, "tags are not allowed, found " + quote(tag));
+    if (stack_.size() >= kMaxDepth)
+      fail(mark, "nested deeper than " + std::to_string(kMaxDepth) + " levels");
     stack_.push_back({node(kind, mark), {}, {}, false});
   }
   void close() {
@@ -88,7 +100,8 @@ class Reader : public YAML::EventHandler {
       const YAML::Mark mark = mark_of(value);
       if (value.kind != Node::Kind::scalar) fail(mark, "a key must be text");
       if (value.text == "<<") fail(mark, "merge keys are not allowed");
-      if (!top.keys.insert(value.text).second) fail(mark, "the key " + quote(value.text) + " occurs twice");
+      if (!top.keys.insert(value.text).second)
+        fail(mark, "the key " + quote(value.text) + " occurs twice");
       top.key = std::move(value);
       top.has_key = true;
     } else {
@@ -128,7 +141,8 @@ class Parser {
     for (const auto& [key, value] : root.members) {
       if (key.text == "graft") {
         versioned = true;
-        if (value.kind != Node::Kind::scalar || value.text != "1") fail(value, "unknown format version", "graft: 1", value.text);
+        if (value.kind != Node::Kind::scalar || value.text != "1")
+          fail(value, "unknown format version", "graft: 1", value.text);
       } else if (key.text == "patches") {
         if (value.kind == Node::Kind::null) continue;
         expect(value, Node::Kind::list, "a list of patches");
@@ -148,8 +162,8 @@ class Parser {
   }
 
  private:
-  [[noreturn]] void fail(const Node& node, const std::string& what, const std::string& expected = {},
-                         const std::string& found = {}) const {
+  [[noreturn]] void fail(const Node& node, const std::string& what,
+                         const std::string& expected = {}, const std::string& found = {}) const {
     Error error(ErrorKind::plugin, what);
     error.at(place(node));
     if (!expected.empty()) error.expected(expected);
@@ -160,11 +174,13 @@ class Parser {
     return file_ + ":" + std::to_string(node.line) + ":" + std::to_string(node.column);
   }
   void expect(const Node& node, Node::Kind kind, const std::string& what) const {
-    if (node.kind != kind) fail(node, "wrong type", what, node.kind == Node::Kind::scalar ? node.text : "another type");
+    if (node.kind != kind)
+      fail(node, "wrong type", what, node.kind == Node::Kind::scalar ? node.text : "another type");
   }
   void unknown(const Node& key, const std::vector<std::string>& known) {
     std::string note = place(key) + ": unknown key " + quote(key.text);
-    if (const auto near = nearest_names(key.text, known); !near.empty()) note += "; did you mean " + near + "?";
+    if (const auto near = nearest_names(key.text, known); !near.empty())
+      note += "; did you mean " + near + "?";
     out_.notes.push_back(std::move(note));
   }
   const std::string& text(const Node& node) const {
@@ -184,13 +200,15 @@ class Parser {
     int value = 0;
     const auto* end = node.text.data() + node.text.size();
     const auto result = std::from_chars(node.text.data(), end, value);
-    if (node.quoted || result.ec != std::errc{} || result.ptr != end) fail(node, "wrong type", "an integer", node.text);
+    if (node.quoted || result.ec != std::errc{} || result.ptr != end)
+      fail(node, "wrong type", "an integer", node.text);
     return value;
   }
   /// YAML 1.2 core: null, true, false, integers, floats; "no", 08 and quoted scalars are text.
   Value value(const Node& node) const {
     switch (node.kind) {
-      case Node::Kind::null: return {};
+      case Node::Kind::null:
+        return {};
       case Node::Kind::list: {
         Value::Array out;
         for (const auto& item : node.items) out.push_back(value(item));
@@ -201,7 +219,8 @@ class Parser {
         for (const auto& [key, member] : node.members) out.emplace_back(key.text, value(member));
         return out;
       }
-      case Node::Kind::scalar: break;
+      case Node::Kind::scalar:
+        break;
     }
     if (node.quoted) return node.text;
     if (node.text == "true") return true;
@@ -209,9 +228,11 @@ class Parser {
     if (node.text == "null" || node.text == "~") return {};
     const auto *begin = node.text.data(), *end = begin + node.text.size();
     std::int64_t i = 0;
-    if (const auto r = std::from_chars(begin, end, i); r.ec == std::errc{} && r.ptr == end) return i;
+    if (const auto r = std::from_chars(begin, end, i); r.ec == std::errc{} && r.ptr == end)
+      return i;
     double d = 0;
-    if (const auto r = std::from_chars(begin, end, d); r.ec == std::errc{} && r.ptr == end) return d;
+    if (const auto r = std::from_chars(begin, end, d); r.ec == std::errc{} && r.ptr == end)
+      return d;
     return node.text;
   }
 
@@ -222,25 +243,38 @@ class Parser {
     rule.origin = {file_, node.line};
     for (const auto& [key, member] : node.members) {
       const std::string& name = key.text;
-      if (name == "class") rule.module_class = text(member);
-      else if (name == "methods") rule.methods = texts(member);
-      else if (name == "replacement") rule.replacement = text(member);
-      else if (name == "keep") rule.keep = text(member);
-      else if (name == "plugin") rule.plugin = text(member);
-      else if (name == "match") rule.match = pattern(member);
-      else if (name == "device") rule.device = text(member);
-      else if (name == "priority") rule.priority = integer(member);
+      if (name == "class")
+        rule.module_class = text(member);
+      else if (name == "methods")
+        rule.methods = texts(member);
+      else if (name == "replacement")
+        rule.replacement = text(member);
+      else if (name == "keep")
+        rule.keep = text(member);
+      else if (name == "plugin")
+        rule.plugin = text(member);
+      else if (name == "match")
+        rule.match = pattern(member);
+      else if (name == "device")
+        rule.device = text(member);
+      else if (name == "priority")
+        rule.priority = integer(member);
       else if (name == "options") {
         expect(member, Node::Kind::map, "a map of options");
         rule.options = value(member);
       } else {
-        unknown(key, {"class", "methods", "replacement", "keep", "plugin", "match", "device", "priority", "options"});
+        unknown(key, {"class", "methods", "replacement", "keep", "plugin", "match", "device",
+                      "priority", "options"});
       }
     }
-    if (rule.methods.empty()) fail(node, "a patch needs methods", "methods: [name, ...] or \"*\"", "none");
-    if (rule.keep && !rule.replacement.empty()) fail(node, "a patch either keeps or replaces", "keep or replacement", "both");
-    if (rule.replacement == rule.module_class) fail(node, "a class cannot replace itself", "another class", rule.replacement);
-    if (!rule.device.empty() && rule.device != "cpu" && rule.device != "cuda") fail(node, "unknown device", "cpu or cuda", rule.device);
+    if (rule.methods.empty())
+      fail(node, "a patch needs methods", "methods: [name, ...] or \"*\"", "none");
+    if (rule.keep && !rule.replacement.empty())
+      fail(node, "a patch either keeps or replaces", "keep or replacement", "both");
+    if (rule.replacement == rule.module_class)
+      fail(node, "a class cannot replace itself", "another class", rule.replacement);
+    if (!rule.device.empty() && rule.device != "cpu" && rule.device != "cuda")
+      fail(node, "unknown device", "cpu or cuda", rule.device);
     out_.rules.push_back(std::move(rule));
   }
 
@@ -282,7 +316,9 @@ PatchFile parse_patch_file(std::string_view yaml, const std::string& file_name, 
   for (const char c : yaml) {
     if (c == '[' || c == '{') ++depth;
     if ((c == ']' || c == '}') && depth > 0) --depth;
-    if (depth > 4 * kMaxDepth) throw Error(ErrorKind::plugin, "nested deeper than " + std::to_string(kMaxDepth) + " levels").at(file_name);
+    if (depth > 4 * kMaxDepth)
+      throw Error(ErrorKind::plugin, "nested deeper than " + std::to_string(kMaxDepth) + " levels")
+          .at(file_name);
   }
   std::istringstream in{std::string(yaml)};
   Reader reader(file_name);
@@ -292,11 +328,14 @@ PatchFile parse_patch_file(std::string_view yaml, const std::string& file_name, 
     Node root = reader.take();
     Reader second(file_name);
     if (parser.HandleNextDocument(second))
-      throw Error(ErrorKind::plugin, "more than one YAML document").at(file_name).hint("split it into two files");
+      throw Error(ErrorKind::plugin, "more than one YAML document")
+          .at(file_name)
+          .hint("split it into two files");
     return Parser(file_name, tier).run(root);
   } catch (const YAML::Exception& error) {
     throw Error(ErrorKind::plugin, "not valid YAML: " + error.msg)
-        .at(file_name + ":" + std::to_string(error.mark.line + 1) + ":" + std::to_string(error.mark.column + 1));
+        .at(file_name + ":" + std::to_string(error.mark.line + 1) + ":" +
+            std::to_string(error.mark.column + 1));
   }
 }
 

@@ -17,7 +17,9 @@ bool names_method(const Rule& rule, const std::string& method) {
                      [&](const std::string& name) { return name == "*" || name == method; });
 }
 
-auto rank(const Rule& rule) { return std::tuple(rule.specificity(), rule.tier, rule.origin.file, rule.origin.line); }
+auto rank(const Rule& rule) {
+  return std::tuple(rule.specificity(), rule.tier, rule.origin.file, rule.origin.line);
+}
 
 }  // namespace
 
@@ -44,11 +46,13 @@ Decision Registry::decide(const Query& query) const {
     else
       fitting.push_back(&rule);
   }
-  std::sort(fitting.begin(), fitting.end(), [](const Rule* a, const Rule* b) { return rank(*a) > rank(*b); });
+  std::sort(fitting.begin(), fitting.end(),
+            [](const Rule* a, const Rule* b) { return rank(*a) > rank(*b); });
   for (std::size_t i = 1; i < fitting.size(); ++i)
-    decision.losers.push_back({fitting[i]->origin.text(), fitting[i]->specificity() < fitting[0]->specificity()
-                                                              ? "less specific than " + fitting[0]->origin.text()
-                                                              : "overruled by " + fitting[0]->origin.text()});
+    decision.losers.push_back(
+        {fitting[i]->origin.text(), fitting[i]->specificity() < fitting[0]->specificity()
+                                        ? "less specific than " + fitting[0]->origin.text()
+                                        : "overruled by " + fitting[0]->origin.text()});
   if (!fitting.empty()) {
     decision.rule = *fitting.front();
     decision.options = decision.rule->options;
@@ -61,12 +65,15 @@ Decision Registry::decide(const Query& query) const {
 
   const Rule* rule = decision.rule ? &*decision.rule : nullptr;
   const auto priority = [&](const ClaimRow& claim) {
-    return rule && rule->priority && (rule->plugin.empty() || rule->plugin == claim.plugin_id) ? *rule->priority : claim.priority;
+    return rule && rule->priority && (rule->plugin.empty() || rule->plugin == claim.plugin_id)
+               ? *rule->priority
+               : claim.priority;
   };
   for (const auto& claim : claims_) {
     if (claim.method != query.method || claim.module_class != decision.resolved_class) continue;
     if (claim.device != query.device)
-      decision.losers.push_back({claim.plugin_id, "it claims the class on the device " + claim.device});
+      decision.losers.push_back(
+          {claim.plugin_id, "it claims the class on the device " + claim.device});
     else if (rule && !rule->plugin.empty() && !rule->priority && rule->plugin != claim.plugin_id)
       decision.losers.push_back({claim.plugin_id, rule->origin.text() + " pins " + rule->plugin});
     else
@@ -78,18 +85,20 @@ Decision Registry::decide(const Query& query) const {
     return decision;
   }
   if (decision.claims.empty()) {
-    decision.reason = "no plugin claims the class " + query.module_class + " for " + query.method + " on " + query.device;
+    decision.reason = "no plugin claims the class " + query.module_class + " for " + query.method +
+                      " on " + query.device;
     return decision;
   }
   std::stable_sort(decision.claims.begin(), decision.claims.end(),
                    [&](const ClaimRow& a, const ClaimRow& b) { return priority(a) > priority(b); });
   if (decision.claims.size() > 1 && priority(decision.claims[0]) == priority(decision.claims[1])) {
     const auto &a = decision.claims[0], &b = decision.claims[1];
-    throw Error(ErrorKind::plugin, "two plugins claim the class " + a.module_class + " for " + query.method + " on " +
-                                       query.device + " equally: " + a.plugin_file + " and " + b.plugin_file)
+    throw Error(ErrorKind::plugin, "two plugins claim the class " + a.module_class + " for " +
+                                       query.method + " on " + query.device +
+                                       " equally: " + a.plugin_file + " and " + b.plugin_file)
         .at(query.path)
-        .hint("decide with a registry line such as {class: " + a.module_class + ", methods: [" + query.method +
-              "], plugin: " + a.plugin_id + "}");
+        .hint("decide with a registry line such as {class: " + a.module_class + ", methods: [" +
+              query.method + "], plugin: " + a.plugin_id + "}");
   }
   decision.kind = Decision::Kind::claims;
   decision.reason = rule ? rule->origin.text() : "claimed by " + decision.claims.front().plugin_id;
@@ -113,7 +122,8 @@ void Registry::Builder::add_file(const std::filesystem::path& file, Tier tier) {
   std::ifstream in(file, std::ios::binary);
   std::ostringstream text;
   text << in.rdbuf();
-  if (!in) throw Error(ErrorKind::resource, "the registry file cannot be read").at(quote(file.string()));
+  if (!in)
+    throw Error(ErrorKind::resource, "the registry file cannot be read").at(quote(file.string()));
   add_text(text.str(), file.string(), tier);
 }
 
@@ -133,23 +143,27 @@ Registry Registry::Builder::build() {
     const Rule& rule = registry_.rules_[i];
     for (const auto& method : rule.methods)
       if (method != "*" && !methods.empty() && !methods.contains(method)) {
-        std::string note = rule.origin.text() + ": no loaded plugin has the method " + quote(method);
-        if (const auto near = nearest_names(method, {methods.begin(), methods.end()}); !near.empty())
+        std::string note =
+            rule.origin.text() + ": no loaded plugin has the method " + quote(method);
+        if (const auto near = nearest_names(method, {methods.begin(), methods.end()});
+            !near.empty())
           note += "; did you mean " + near + "?";
         registry_.notes_.push_back(std::move(note));
       }
     for (std::size_t j = 0; j < i; ++j) {
       const Rule& other = registry_.rules_[j];
       const bool same_target = rule.origin.file == other.origin.file && rule.tier == other.tier &&
-                               rule.module_class == other.module_class && rule.device == other.device &&
+                               rule.module_class == other.module_class &&
+                               rule.device == other.device &&
                                rule.match.has_value() == other.match.has_value() &&
                                (!rule.match || rule.match->text() == other.match->text());
-      const bool same_method = std::any_of(rule.methods.begin(), rule.methods.end(), [&](const std::string& m) {
-        return std::find(other.methods.begin(), other.methods.end(), m) != other.methods.end();
-      });
+      const bool same_method =
+          std::any_of(rule.methods.begin(), rule.methods.end(), [&](const std::string& m) {
+            return std::find(other.methods.begin(), other.methods.end(), m) != other.methods.end();
+          });
       if (same_target && same_method)
-        throw Error(ErrorKind::plugin, "two rules of one file decide about the same modules: " + other.origin.text() +
-                                           " and " + rule.origin.text())
+        throw Error(ErrorKind::plugin, "two rules of one file decide about the same modules: " +
+                                           other.origin.text() + " and " + rule.origin.text())
             .hint("remove one of them");
     }
   }
@@ -158,10 +172,11 @@ Registry Registry::Builder::build() {
     std::string at = start.replacement;
     while (!at.empty()) {
       if (!seen.insert(at).second)
-        throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at)).at(start.origin.text());
-      const auto next = std::find_if(registry_.rules_.begin(), registry_.rules_.end(), [&](const Rule& rule) {
-        return rule.module_class == at && !rule.replacement.empty();
-      });
+        throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at))
+            .at(start.origin.text());
+      const auto next = std::find_if(
+          registry_.rules_.begin(), registry_.rules_.end(),
+          [&](const Rule& rule) { return rule.module_class == at && !rule.replacement.empty(); });
       at = next == registry_.rules_.end() ? "" : next->replacement;
     }
   }

@@ -76,7 +76,8 @@ class GRAFT_API Registry {
  public:
   class Builder;
 
-  /// Throws Error(plugin) when two plugins are equally good: names both files and the line that decides.
+  /// Throws Error(plugin) when two plugins are equally good: names both files and the line that
+  /// decides.
   Decision decide(const Query& query) const;
 
   /// The skip list for a model: that of the rules and that of its settings.
@@ -102,7 +103,8 @@ class GRAFT_API Registry::Builder {
   /// Throws Error(plugin) with file:line:column for whatever is wrong in it.
   void add_file(const std::filesystem::path& file, Tier tier);
   void add_text(std::string_view yaml, const std::string& file_name, Tier tier);
-  /// Throws Error(plugin) for replacements that go in a circle and rules that contradict each other.
+  /// Throws Error(plugin) for replacements that go in a circle and rules that contradict each
+  /// other.
   Registry build();
 
  private:

@@ -45,7 +45,8 @@ void Linear8bitLt::fill(const Tensors& tensors) {
 void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bias) {
   const auto values = dense.to(at::kHalf).to(at::kFloat).contiguous();
   if (!at::isfinite(values).all().item<bool>())
-    throw Error(ErrorKind::model, "the weight holds values that float16 does not have, through which int8 is made")
+    throw Error(ErrorKind::model,
+                "the weight holds values that float16 does not have, through which int8 is made")
         .expected("magnitudes up to 65504")
         .hint("quantize to nf4 instead, or leave this module out");
   auto codes = at::empty({out_features_, in_features_}, at::kChar);
@@ -64,7 +65,8 @@ void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bia
 at::Tensor Linear8bitLt::multiply_in_int8(const at::Tensor& x) const {
   const auto half = x.to(at::kHalf);
   const auto values = half.to(at::kFloat);
-  const auto is_outlier = threshold_ > 0 ? values.abs().ge(threshold_) : at::zeros_like(values, at::kBool);
+  const auto is_outlier =
+      threshold_ > 0 ? values.abs().ge(threshold_) : at::zeros_like(values, at::kBool);
   const auto inside = values.masked_fill(is_outlier, 0);
   const auto columns = is_outlier.any(0);
   const std::int64_t rows = values.size(0);
@@ -87,7 +89,9 @@ at::Tensor Linear8bitLt::multiply_in_int8(const at::Tensor& x) const {
   auto y = sums.to(at::kFloat) * (scales.unsqueeze(1) * SCB) * (1.0 / 16129.0);
   if (threshold_ > 0 && columns.any().item<bool>()) {
     const auto which = columns.nonzero().squeeze(1);
-    const auto part = (weight.index_select(1, which).to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127).to(at::kHalf);
+    const auto part =
+        (weight.index_select(1, which).to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127)
+            .to(at::kHalf);
     y = y + at::mm(half.index_select(1, which).to(at::kFloat), part.to(at::kFloat).t());
   }
   return y;

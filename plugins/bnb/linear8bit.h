@@ -7,8 +7,8 @@
 namespace graft::bnb {
 
 /// y = x W^T + b with W as int8 rows. Class and tensors as bitsandbytes names them.
-/// LLM.int8 (Dettmers et al. 2022): activations become int8 a row, except columns with an element of
-/// at least `threshold`, which multiply in 16 bits. With Int8Forward::dequant the dense product.
+/// LLM.int8 (Dettmers et al. 2022): activations become int8 a row, except columns with an element
+/// of at least `threshold`, which multiply in 16 bits. With Int8Forward::dequant the dense product.
 class Linear8bitLt : public nn::Unary {
  public:
   /// Everything on meta.

@@ -26,7 +26,8 @@ at::Tensor checked(const Tensors& tensors, const std::string& name, at::ScalarTy
     throw Error(ErrorKind::model, "a tensor of a 4-bit weight cannot be used")
         .at("tensor " + quote(name))
         .expected(std::to_string(count) + " elements of " + std::string(dtype_word(type)))
-        .found(std::to_string(tensor.numel()) + " of " + std::string(dtype_word(tensor.scalar_type())));
+        .found(std::to_string(tensor.numel()) + " of " +
+               std::string(dtype_word(tensor.scalar_type())));
   const auto flat = tensor.reshape({-1}).contiguous();
   if (flat.is_floating_point() && !at::isfinite(flat).all().item<bool>())
     throw Error(ErrorKind::model, "a tensor of a 4-bit weight holds NaN or infinity")
@@ -37,8 +38,10 @@ at::Tensor checked(const Tensors& tensors, const std::string& name, at::ScalarTy
 Value read_blob(const Tensors& tensors, const std::string& name) {
   const at::Tensor& blob = tensors.at(name);
   if (blob.scalar_type() != at::kByte)
-    throw Error(ErrorKind::model, "the quant_state is no text").at("tensor " + quote(name)).expected("uint8").found(
-        std::string(dtype_word(blob.scalar_type())));
+    throw Error(ErrorKind::model, "the quant_state is no text")
+        .at("tensor " + quote(name))
+        .expected("uint8")
+        .found(std::string(dtype_word(blob.scalar_type())));
   const auto bytes = blob.contiguous();
   try {
     Value value = parse_json({reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>()),
@@ -81,10 +84,13 @@ QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int6
   QuantState state;
   const bool nf4 = tensors.find(blob_name(QuantType::nf4));
   if (nf4 == (tensors.find(blob_name(QuantType::fp4)) != nullptr))
-    throw Error(ErrorKind::model, nf4 ? "the weight has two quant_states" : "the weight has no quant_state")
-        .expected("one of " + quote(blob_name(QuantType::nf4)) + " and " + quote(blob_name(QuantType::fp4)))
-        .hint("the folder is incomplete or was written by a program that does not know bitsandbytes; "
-              "download it again");
+    throw Error(ErrorKind::model,
+                nf4 ? "the weight has two quant_states" : "the weight has no quant_state")
+        .expected("one of " + quote(blob_name(QuantType::nf4)) + " and " +
+                  quote(blob_name(QuantType::fp4)))
+        .hint(
+            "the folder is incomplete or was written by a program that does not know bitsandbytes; "
+            "download it again");
   state.type = nf4 ? QuantType::nf4 : QuantType::fp4;
   const std::string blob = blob_name(state.type);
   const Value json = read_blob(tensors, blob);
@@ -92,7 +98,8 @@ QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int6
   if (type != kTypeWords[!nf4]) throw wrong(blob, "quant_type", kTypeWords[!nf4], quote(type));
   state.blocksize = json.get_int("blocksize", kBlock);
   if (state.blocksize < 32 || state.blocksize > 4096 || (state.blocksize & (state.blocksize - 1)))
-    throw wrong(blob, "blocksize", "a power of two from 32 to 4096", std::to_string(state.blocksize));
+    throw wrong(blob, "blocksize", "a power of two from 32 to 4096",
+                std::to_string(state.blocksize));
   std::string dtype = json.get_string("dtype", "float16");
   if (dtype.starts_with("torch.")) dtype.erase(0, 6);
   const auto known = dtype_from_word(dtype);
@@ -103,8 +110,9 @@ QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int6
   if (const Value* found = json.find("shape"); found && !(*found == shape))
     throw wrong(blob, "shape", to_json(shape), to_json(*found));
 
-  state.table = tensors.find("weight.quant_map") ? checked(tensors, "weight.quant_map", at::kFloat, 16)
-                                                 : as_tensor(code_table(state.type));
+  state.table = tensors.find("weight.quant_map")
+                    ? checked(tensors, "weight.quant_map", at::kFloat, 16)
+                    : as_tensor(code_table(state.type));
   const std::int64_t blocks = blocks_of(rows * columns, state.blocksize);
   const bool nested = tensors.at("weight.absmax").scalar_type() == at::kByte;
   if (!nested) {
@@ -112,10 +120,13 @@ QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int6
     return state;
   }
   const std::int64_t nested_blocksize = json.get_int("nested_blocksize", kNestedBlock);
-  if (nested_blocksize < 1) throw wrong(blob, "nested_blocksize", "at least 1", std::to_string(nested_blocksize));
-  if (!json.find("nested_offset")) throw wrong(blob, "nested_offset", "a number, because absmax is quantized", "nothing");
+  if (nested_blocksize < 1)
+    throw wrong(blob, "nested_blocksize", "at least 1", std::to_string(nested_blocksize));
+  if (!json.find("nested_offset"))
+    throw wrong(blob, "nested_offset", "a number, because absmax is quantized", "nothing");
   const auto offset = static_cast<float>(json.get_double("nested_offset", 0));
-  if (!std::isfinite(offset)) throw wrong(blob, "nested_offset", "a finite number", to_json(json.at("nested_offset")));
+  if (!std::isfinite(offset))
+    throw wrong(blob, "nested_offset", "a finite number", to_json(json.at("nested_offset")));
   const auto codes = checked(tensors, "weight.absmax", at::kByte, blocks);
   const auto map = checked(tensors, "weight.nested_quant_map", at::kFloat, 256);
   const auto nested_absmax =
@@ -150,7 +161,8 @@ QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool d
   json.set("shape", Value::Array{weight.size(0), weight.size(1)});
   const auto width = static_cast<std::int64_t>(c10::elementSize(storage));
   if (packed.numel() % width != 0)
-    throw Error(ErrorKind::usage, "the packed weight does not fill whole elements of bnb_4bit_quant_storage")
+    throw Error(ErrorKind::usage,
+                "the packed weight does not fill whole elements of bnb_4bit_quant_storage")
         .expected("a multiple of " + std::to_string(width) + " bytes")
         .found(std::to_string(packed.numel()))
         .hint("use uint8");

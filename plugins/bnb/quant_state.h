@@ -16,9 +16,10 @@ inline constexpr std::int64_t kNestedBlock = 256;  ///< blocks that share a nest
 struct QuantState {
   QuantType type = QuantType::nf4;
   std::int64_t blocksize = kBlock;
-  at::ScalarType dtype = at::kFloat;  ///< of the weight before quantization and after dequantization
-  at::Tensor table;                   ///< [16] float32
-  at::Tensor absmax;                  ///< [ceil(N * K / blocksize)] float32, double quantization undone
+  at::ScalarType dtype =
+      at::kFloat;     ///< of the weight before quantization and after dequantization
+  at::Tensor table;   ///< [16] float32
+  at::Tensor absmax;  ///< [ceil(N * K / blocksize)] float32, double quantization undone
 };
 
 /// The name of the JSON blob, which tells the type.

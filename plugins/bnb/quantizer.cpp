@@ -16,25 +16,39 @@ const BnbConfig& own(const QuantConfig& config) { return dynamic_cast<const BnbC
 constexpr std::uint64_t kBlobBytes = 100, kNestedBlobBytes = 180;
 
 std::vector<TensorSpec> tensors_of_4bit(const ModuleSpec& spec, const BnbConfig& config) {
-  const auto count = static_cast<std::uint64_t>(spec.in_features) * static_cast<std::uint64_t>(spec.out_features);
+  const auto count =
+      static_cast<std::uint64_t>(spec.in_features) * static_cast<std::uint64_t>(spec.out_features);
   const std::uint64_t blocks = (count + kBlock - 1) / kBlock;
   const bool nested = config.double_quant;
   std::vector<TensorSpec> out;
   out.push_back({"weight", {}, std::nullopt, true, (count + 1) / 2});
-  out.push_back({"weight.absmax", {at::kFloat, at::kByte}, std::nullopt, true, nested ? blocks : 4 * blocks});
-  out.push_back({"weight.nested_absmax", {at::kFloat}, std::nullopt, false,
+  out.push_back(
+      {"weight.absmax", {at::kFloat, at::kByte}, std::nullopt, true, nested ? blocks : 4 * blocks});
+  out.push_back({"weight.nested_absmax",
+                 {at::kFloat},
+                 std::nullopt,
+                 false,
                  nested ? 4 * ((blocks + kNestedBlock - 1) / kNestedBlock) : 0});
-  out.push_back({"weight.nested_quant_map", {at::kFloat}, std::nullopt, false, nested ? 1024U : 0U});
+  out.push_back(
+      {"weight.nested_quant_map", {at::kFloat}, std::nullopt, false, nested ? 1024U : 0U});
   out.push_back({"weight.quant_map", {at::kFloat}, std::nullopt, false, 64});
   for (const auto type : {QuantType::nf4, QuantType::fp4})
-    out.push_back({blob_name(type), {at::kByte}, std::nullopt, false,
-                   type != config.type ? 0 : nested ? kNestedBlobBytes : kBlobBytes});
+    out.push_back({blob_name(type),
+                   {at::kByte},
+                   std::nullopt,
+                   false,
+                   type != config.type ? 0
+                   : nested            ? kNestedBlobBytes
+                                       : kBlobBytes});
   return out;
 }
 
 std::vector<TensorSpec> tensors_of_8bit(const ModuleSpec& spec) {
   const auto n = static_cast<std::uint64_t>(spec.out_features);
-  return {{"weight", {at::kChar}, std::vector{spec.out_features, spec.in_features}, true,
+  return {{"weight",
+           {at::kChar},
+           std::vector{spec.out_features, spec.in_features},
+           true,
            n * static_cast<std::uint64_t>(spec.in_features)},
           {"SCB", {at::kFloat}, std::vector{spec.out_features}, true, 4 * n},
           {"weight_format", {at::kByte}, std::nullopt, false, 1}};
@@ -44,12 +58,15 @@ std::vector<TensorSpec> tensors_of_8bit(const ModuleSpec& spec) {
 
 int BnbQuantizer::recognises(const Value& settings) const {
   const std::string method = settings.get_string("quant_method", "");
-  if (method == "bitsandbytes" || method == "bitsandbytes_4bit" || method == "bitsandbytes_8bit") return 100;
+  if (method == "bitsandbytes" || method == "bitsandbytes_4bit" || method == "bitsandbytes_8bit")
+    return 100;
   if (!method.empty()) return 0;
   return settings.find("load_in_4bit") || settings.find("load_in_8bit") ? 90 : 0;
 }
 
-QuantConfigPtr BnbQuantizer::parse(const Value& settings) const { return BnbConfig::parse(settings); }
+QuantConfigPtr BnbQuantizer::parse(const Value& settings) const {
+  return BnbConfig::parse(settings);
+}
 
 Value BnbQuantizer::describe(const QuantConfig& config) const { return own(config).describe(); }
 
@@ -59,22 +76,57 @@ std::vector<OptionSpec> BnbQuantizer::options() const {
     return Value(Value::Object{{"load_in_4bit", true}, {"bnb_4bit_quant_type", type}});
   };
   return {
-      {"bnb_4bit_quant_type", "--quant-type", Type::text, "nf4", "Default nf4", {"nf4", "fp4", "int8"},
+      {"bnb_4bit_quant_type",
+       "--quant-type",
+       Type::text,
+       "nf4",
+       "Default nf4",
+       {"nf4", "fp4", "int8"},
        Value(Value::Object{{"nf4", four("nf4")},
                            {"fp4", four("fp4")},
                            {"int8", Value(Value::Object{{"load_in_8bit", true}})}})},
-      {"bnb_4bit_use_double_quant", "--double-quant", Type::boolean, false,
-       "Quantize the absmax of the blocks too: 4.13 bits a weight in place of 4.5", {}, {}},
-      {"bnb_4bit_compute_dtype", "--compute-dtype", Type::text, "float32", "What 4-bit weights multiply in",
-       {"float32", "bfloat16", "float16"}, {}},
-      {"bnb_4bit_quant_storage", "--quant-storage", Type::text, "uint8", "What packed bytes are written as",
-       {"uint8", "int8", "float16", "bfloat16", "float32", "float64"}, {}},
-      {"llm_int8_threshold", "--int8-threshold", Type::number, 6.0,
-       "Activations from here on leave int8; 0: none", {}, {}},
-      {"graft_int8_forward", "--int8-forward", Type::text, "llm_int8", "How int8 weights multiply",
-       {"llm_int8", "dequant"}, {}},
-      {"llm_int8_skip_modules", "--skip", Type::text, Value(Value::Array{}),
-       "Leave modules of this name dense; may be repeated", {}, {}},
+      {"bnb_4bit_use_double_quant",
+       "--double-quant",
+       Type::boolean,
+       false,
+       "Quantize the absmax of the blocks too: 4.13 bits a weight in place of 4.5",
+       {},
+       {}},
+      {"bnb_4bit_compute_dtype",
+       "--compute-dtype",
+       Type::text,
+       "float32",
+       "What 4-bit weights multiply in",
+       {"float32", "bfloat16", "float16"},
+       {}},
+      {"bnb_4bit_quant_storage",
+       "--quant-storage",
+       Type::text,
+       "uint8",
+       "What packed bytes are written as",
+       {"uint8", "int8", "float16", "bfloat16", "float32", "float64"},
+       {}},
+      {"llm_int8_threshold",
+       "--int8-threshold",
+       Type::number,
+       6.0,
+       "Activations from here on leave int8; 0: none",
+       {},
+       {}},
+      {"graft_int8_forward",
+       "--int8-forward",
+       Type::text,
+       "llm_int8",
+       "How int8 weights multiply",
+       {"llm_int8", "dequant"},
+       {}},
+      {"llm_int8_skip_modules",
+       "--skip",
+       Type::text,
+       Value(Value::Array{}),
+       "Leave modules of this name dense; may be repeated",
+       {},
+       {}},
   };
 }
 
@@ -90,15 +142,20 @@ std::string BnbQuantizer::replacement_class(const ModuleSpec&, const QuantConfig
   return own(config).bits == 8 ? "Linear8bitLt" : "Linear4bit";
 }
 
-std::vector<TensorSpec> BnbQuantizer::tensors(const ModuleSpec& spec, const QuantConfig& config) const {
+std::vector<TensorSpec> BnbQuantizer::tensors(const ModuleSpec& spec,
+                                              const QuantConfig& config) const {
   auto out = own(config).bits == 8 ? tensors_of_8bit(spec) : tensors_of_4bit(spec, own(config));
   if (spec.bias)
-    out.push_back({"bias", {}, std::vector{spec.out_features}, true,
+    out.push_back({"bias",
+                   {},
+                   std::vector{spec.out_features},
+                   true,
                    static_cast<std::uint64_t>(spec.out_features) * c10::elementSize(spec.dtype)});
   return out;
 }
 
-std::shared_ptr<nn::Block> BnbQuantizer::build(const ModuleSpec& spec, const QuantConfig& config) const {
+std::shared_ptr<nn::Block> BnbQuantizer::build(const ModuleSpec& spec,
+                                               const QuantConfig& config) const {
   if (own(config).bits == 8) return std::make_shared<Linear8bitLt>(spec, own(config));
   return std::make_shared<Linear4bit>(spec, own(config).compute_dtype);
 }
@@ -119,7 +176,9 @@ GroupResult BnbQuantizer::quantize(std::span<const GroupMember> group, const Con
       dynamic_cast<Linear8bitLt&>(*module).quantize(member.dense.at("weight"), bias);
     else
       dynamic_cast<Linear4bit&>(*module).fill(
-          quantize_weight(member.dense.at("weight"), config.type, config.double_quant, config.storage), bias);
+          quantize_weight(member.dense.at("weight"), config.type, config.double_quant,
+                          config.storage),
+          bias);
     result.modules.push_back(std::move(module));
   }
   return result;

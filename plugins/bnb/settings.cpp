@@ -14,8 +14,9 @@ Error wrong(std::string_view field, const std::string& expected, const Value& fo
   return error;
 }
 
-at::ScalarType dtype_field(const Value& settings, std::string_view field, std::string_view otherwise,
-                           const std::set<std::string_view>& allowed, const std::string& expected) {
+at::ScalarType dtype_field(const Value& settings, std::string_view field,
+                           std::string_view otherwise, const std::set<std::string_view>& allowed,
+                           const std::string& expected) {
   std::string word = settings.get_string(field, otherwise);
   if (word.starts_with("torch.")) word.erase(0, 6);
   const auto type = allowed.contains(word) ? dtype_from_word(word) : std::nullopt;
@@ -40,14 +41,16 @@ std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
     throw wrong("bnb_4bit_quant_type", "nf4 or fp4", settings.at("bnb_4bit_quant_type"));
   config->type = type == "nf4" ? QuantType::nf4 : QuantType::fp4;
   config->double_quant = settings.get_bool("bnb_4bit_use_double_quant", false);
-  config->compute_dtype = dtype_field(settings, "bnb_4bit_compute_dtype", "float32",
-                                      {"float32", "float16", "bfloat16"}, "float32, float16 or bfloat16");
+  config->compute_dtype =
+      dtype_field(settings, "bnb_4bit_compute_dtype", "float32", {"float32", "float16", "bfloat16"},
+                  "float32, float16 or bfloat16");
   config->storage = dtype_field(settings, "bnb_4bit_quant_storage", "uint8",
                                 {"uint8", "int8", "float16", "bfloat16", "float32", "float64"},
                                 "uint8, int8, float16, bfloat16, float32 or float64");
   config->threshold = settings.get_double("llm_int8_threshold", 6.0);
   if (!(config->threshold >= 0))
-    throw wrong("llm_int8_threshold", "a number that is not negative", settings.at("llm_int8_threshold"));
+    throw wrong("llm_int8_threshold", "a number that is not negative",
+                settings.at("llm_int8_threshold"));
   config->has_fp16_weight = settings.get_bool("llm_int8_has_fp16_weight", false);
   config->cpu_offload = settings.get_bool("llm_int8_enable_fp32_cpu_offload", false);
   const std::string forward = settings.get_string("graft_int8_forward", "llm_int8");
@@ -61,11 +64,20 @@ std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
       config->skip.push_back(name.as_string());
     }
   }
-  static const std::set<std::string_view> kKnown{
-      "_load_in_4bit", "_load_in_8bit", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
-      "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "graft_int8_forward",
-      "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight", "llm_int8_skip_modules",
-      "llm_int8_threshold", "load_in_4bit", "load_in_8bit", "quant_method"};
+  static const std::set<std::string_view> kKnown{"_load_in_4bit",
+                                                 "_load_in_8bit",
+                                                 "bnb_4bit_compute_dtype",
+                                                 "bnb_4bit_quant_storage",
+                                                 "bnb_4bit_quant_type",
+                                                 "bnb_4bit_use_double_quant",
+                                                 "graft_int8_forward",
+                                                 "llm_int8_enable_fp32_cpu_offload",
+                                                 "llm_int8_has_fp16_weight",
+                                                 "llm_int8_skip_modules",
+                                                 "llm_int8_threshold",
+                                                 "load_in_4bit",
+                                                 "load_in_8bit",
+                                                 "quant_method"};
   for (const auto& [key, value] : settings.as_object())
     if (!kKnown.contains(key)) {
       config->unknown_fields.push_back(key);
@@ -84,7 +96,8 @@ Value BnbConfig::describe() const {
   out.set("bnb_4bit_use_double_quant", double_quant);
   out.set("llm_int8_enable_fp32_cpu_offload", cpu_offload);
   out.set("llm_int8_has_fp16_weight", has_fp16_weight);
-  out.set("llm_int8_skip_modules", skip.empty() ? Value() : Value(Value::Array(skip.begin(), skip.end())));
+  out.set("llm_int8_skip_modules",
+          skip.empty() ? Value() : Value(Value::Array(skip.begin(), skip.end())));
   out.set("llm_int8_threshold", threshold);
   out.set("load_in_4bit", bits == 4);
   out.set("load_in_8bit", bits == 8);

@@ -129,6 +129,7 @@ class GRAFT_API FolderWriter {
 
 /// Writes one .safetensors file, through a temporary sibling that is renamed at the end. Metadata
 /// {"format":"pt"}. Throws Error(resource) when it cannot; then an existing `file` is as it was.
-GRAFT_API void write_tensor_file(const std::filesystem::path& file, std::vector<TensorToWrite> tensors);
+GRAFT_API void write_tensor_file(const std::filesystem::path& file,
+                                 std::vector<TensorToWrite> tensors);
 
 }  // namespace graft

@@ -23,7 +23,8 @@ class Registry;
 struct HostOptions {
   std::vector<std::filesystem::path> plugin_files;        ///< searched first
   std::vector<std::filesystem::path> plugin_directories;  ///< then these, then the default path
-  bool default_plugin_path = true;  ///< GRAFT_PLUGIN_PATH, beside libgraft.so, the install directory
+  bool default_plugin_path =
+      true;  ///< GRAFT_PLUGIN_PATH, beside libgraft.so, the install directory
   bool allow_insecure_plugins = false;
   std::vector<std::filesystem::path> registry_files;  ///< rules that win over installed ones
   bool strict = false;  ///< what is unknown, unmatched or unexpected is an error
@@ -31,7 +32,8 @@ struct HostOptions {
 };
 
 struct LoadOptions {
-  /// What to make of a dense model, or fields to reconcile with those of the file; null: as the file says.
+  /// What to make of a dense model, or fields to reconcile with those of the file; null: as the
+  /// file says.
   Value quantization_config;
   std::optional<at::ScalarType> dtype;  ///< of kept weights and activations; else the config's
   c10::Device device = at::kCPU;
@@ -47,8 +49,8 @@ struct LoadedModel {
   Value quantization_config;  ///< to write; null when nothing is quantized
 };
 
-/// The host runtime: finds plugins, reads the registry, plans, converts, loads, saves. Holds no global
-/// state: several Hosts live side by side, and a Host may die before the models it made.
+/// The host runtime: finds plugins, reads the registry, plans, converts, loads, saves. Holds no
+/// global state: several Hosts live side by side, and a Host may die before the models it made.
 /// Const functions are thread-safe.
 class GRAFT_API Host {
  public:
@@ -58,9 +60,11 @@ class GRAFT_API Host {
   Host& operator=(Host&&) noexcept;
 
   /// A restructuring that rules may name as `replacement`. Before the first plan.
-  using Replacement = std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
+  using Replacement =
+      std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
   void add_replacement(std::string name, Replacement build);
-  /// A registry rule as YAML text of one patch: "{class: A, methods: [m], replacement: B}". Shown as API.
+  /// A registry rule as YAML text of one patch: "{class: A, methods: [m], replacement: B}". Shown
+  /// as API.
   void add_patch(const std::string& yaml);
 
   /// The whole conversion without reading a weight. A folder with config.json alone can be planned.
@@ -68,9 +72,10 @@ class GRAFT_API Host {
   /// Runs all steps: skeleton on meta, plan, check, convert, load, verify.
   LoadedModel load(const std::filesystem::path& folder, const LoadOptions& options = {}) const;
   LoadedModel load(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
-  /// Writes a complete Hugging Face folder, or nothing. Copies the tokenizer's and other small files
-  /// of the source.
-  void save(const LoadedModel& loaded, const std::filesystem::path& folder, const WriteOptions& options = {}) const;
+  /// Writes a complete Hugging Face folder, or nothing. Copies the tokenizer's and other small
+  /// files of the source.
+  void save(const LoadedModel& loaded, const std::filesystem::path& folder,
+            const WriteOptions& options = {}) const;
 
   const Plugins& plugins() const;
   const Registry& registry() const;
@@ -82,8 +87,8 @@ class GRAFT_API Host {
   std::unique_ptr<State> state_;
 };
 
-/// The quantization_config of a checkpoint's config.json: at the top, else of its text part; nullptr
-/// when there is none.
+/// The quantization_config of a checkpoint's config.json: at the top, else of its text part;
+/// nullptr when there is none.
 GRAFT_API const Value* quantization_config_of(const Value& config);
 
 }  // namespace graft

@@ -18,12 +18,12 @@ class Host;
 using Observer = std::function<void(const std::string& path, const std::string& old_class,
                                     const std::string& new_class, const c10::Device& device)>;
 
-/// The steps of Transformers' HfQuantizer, one by one and under its names, for those who bring their
-/// own model; Host::load runs them all. docs/design.md has the mapping.
+/// The steps of Transformers' HfQuantizer, one by one and under its names, for those who bring
+/// their own model; Host::load runs them all. docs/design.md has the mapping.
 ///
-/// In order: from_config, validate_environment, update_dtype, preprocess_model (converts on meta when
-/// pre-quantized), load_weights, postprocess_model (converts here when on the fly). One model per
-/// object; not thread-safe; the Host must outlive it, the model need not.
+/// In order: from_config, validate_environment, update_dtype, preprocess_model (converts on meta
+/// when pre-quantized), load_weights, postprocess_model (converts here when on the fly). One model
+/// per object; not thread-safe; the Host must outlive it, the model need not.
 class GRAFT_API ModelQuantizer {
  public:
   /// Finds the method that `quantization_config` names. `pre_quantized`: the settings come from a
@@ -42,7 +42,8 @@ class GRAFT_API ModelQuantizer {
   /// Throws Error(usage) for a device this build or method cannot serve.
   void validate_environment(const c10::Device& device) const;
   /// The dtype of the model: as asked for, else of the config, else of the first float tensor.
-  at::ScalarType update_dtype(std::optional<at::ScalarType> asked, const Checkpoint& checkpoint) const;
+  at::ScalarType update_dtype(std::optional<at::ScalarType> asked,
+                              const Checkpoint& checkpoint) const;
 
   /// Which modules may be converted, beside the registry's say; set before preprocess_model.
   void set_predicate(std::function<bool(const ModuleSpec&)> predicate);
@@ -50,12 +51,14 @@ class GRAFT_API ModelQuantizer {
 
   /// Plans the conversion of `model` (on meta; dense in memory is allowed on the fly). With a
   /// checkpoint its tensors decide and what is missing is in the plan; without one the rules do.
-  const Plan& make_plan(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint = nullptr,
+  const Plan& make_plan(const std::shared_ptr<nn::Block>& model,
+                        const Checkpoint* checkpoint = nullptr,
                         std::optional<at::ScalarType> dtype = std::nullopt);
   const Plan& plan() const;
 
   /// Plans unless done; when pre-quantized also convert_model_for_quantization.
-  void preprocess_model(const std::shared_ptr<nn::Block>& model, const Checkpoint* checkpoint = nullptr);
+  void preprocess_model(const std::shared_ptr<nn::Block>& model,
+                        const Checkpoint* checkpoint = nullptr);
   /// Swaps every planned module for its replacement on meta, in place, all or nothing.
   void convert_model_for_quantization(const std::shared_ptr<nn::Block>& model);
   /// Fills the model. A dense checkpoint fills dense modules here; postprocess_model converts them.

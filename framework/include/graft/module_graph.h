@@ -19,8 +19,8 @@ struct NamedModule {
 /// The class name that registries and plans use: Block::class_name(), else LibTorch's name().
 GRAFT_API std::string class_name_of(const torch::nn::Module& module);
 
-/// Every module below and including `root`, parents before children, in registration order. A module
-/// that is reachable by two paths is listed at both. `root` must be held by a shared_ptr.
+/// Every module below and including `root`, parents before children, in registration order. A
+/// module that is reachable by two paths is listed at both. `root` must be held by a shared_ptr.
 GRAFT_API std::vector<NamedModule> named_modules(const std::shared_ptr<torch::nn::Module>& root);
 
 struct ParentAndName {
@@ -28,19 +28,20 @@ struct ParentAndName {
   std::string name;
 };
 
-/// The parent of the module at `path` and its name there. Throws Error(usage) with the nearest paths
-/// when there is none, and for "" because a root has no parent.
+/// The parent of the module at `path` and its name there. Throws Error(usage) with the nearest
+/// paths when there is none, and for "" because a root has no parent.
 GRAFT_API ParentAndName get_module_from_name(const std::shared_ptr<torch::nn::Module>& root,
                                              const std::string& path);
 
 /// Modules of the class, each counted once however many paths lead to it.
-GRAFT_API std::size_t count(const std::shared_ptr<torch::nn::Module>& root, const std::string& class_name);
+GRAFT_API std::size_t count(const std::shared_ptr<torch::nn::Module>& root,
+                            const std::string& class_name);
 
 /// Puts `next` at `path`, into the slot and the registered list alike; returns what was there.
 /// Throws Error(usage), leaving everything as it was, when the parent has no such slot (the message
 /// names its class and the line to change) or the interface does not fit.
-GRAFT_API std::shared_ptr<torch::nn::Module> replace_at(const std::shared_ptr<torch::nn::Module>& root,
-                                                        const std::string& path,
-                                                        std::shared_ptr<torch::nn::Module> next);
+GRAFT_API std::shared_ptr<torch::nn::Module> replace_at(
+    const std::shared_ptr<torch::nn::Module>& root, const std::string& path,
+    std::shared_ptr<torch::nn::Module> next);
 
 }  // namespace graft

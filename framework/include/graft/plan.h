@@ -28,7 +28,8 @@ struct PlannedTensor {
 /// What becomes of one module that owns parameters.
 struct PlanEntry {
   ModuleSpec spec;
-  std::vector<std::string> also;  ///< further paths to the same module: converted once, swapped at each
+  std::vector<std::string>
+      also;  ///< further paths to the same module: converted once, swapped at each
   Action action = Action::keep;
   std::string reason;       ///< the rule or claim that decided, or why it is kept
   std::string replacement;  ///< class name afterwards; empty for keep
@@ -44,16 +45,16 @@ struct PlanEntry {
   QuantConfigPtr config;
 };
 
-/// The whole conversion as a value, made without reading a weight. Every parameter of the model is in
-/// exactly one entry or is an alias of one that is.
+/// The whole conversion as a value, made without reading a weight. Every parameter of the model is
+/// in exactly one entry or is an alias of one that is.
 struct GRAFT_API Plan {
   std::string method;  ///< empty: nothing is quantized
   std::string plugin;  ///< id of the plugin that parsed the settings
   std::string settings;
   bool pre_quantized = false;
-  at::ScalarType dtype = at::kFloat;  ///< of kept tensors and activations
-  std::vector<PlanEntry> entries;     ///< parents before children
-  std::vector<std::string> tied;      ///< aliases that need no tensor: "lm_head.weight"
+  at::ScalarType dtype = at::kFloat;    ///< of kept tensors and activations
+  std::vector<PlanEntry> entries;       ///< parents before children
+  std::vector<std::string> tied;        ///< aliases that need no tensor: "lm_head.weight"
   std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks
   std::vector<std::string> mismatched;  ///< tensors whose shape or dtype cannot be used, with both
   std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes

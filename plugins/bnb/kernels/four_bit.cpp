@@ -49,8 +49,7 @@ const std::vector<std::uint8_t>& nested_lookup() {
     std::size_t code = 0;
     for (std::size_t i = 0; i < lookup.size(); ++i) {
       const float value = -1.0F + 2.0F * static_cast<float>(i) / 65535.0F;
-      while (code + 1 < map.size() &&
-             std::abs(map[code + 1] - value) < std::abs(map[code] - value))
+      while (code + 1 < map.size() && std::abs(map[code + 1] - value) < std::abs(map[code] - value))
         ++code;
       lookup[i] = static_cast<std::uint8_t>(code);
     }
