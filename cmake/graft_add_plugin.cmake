@@ -55,6 +55,7 @@ function(graft_add_plugin name)
   endif()
   if(COMMAND graft_own)
     graft_own(${target})
+    target_precompile_headers(${target} REUSE_FROM graft)  # only inside graft's own build
   endif()
 
   if(arg_REGISTRY)
