@@ -89,10 +89,9 @@ at::Tensor Linear8bitLt::multiply_in_int8(const at::Tensor& x) const {
   auto y = sums.to(at::kFloat) * (scales.unsqueeze(1) * SCB) * (1.0 / 16129.0);
   if (threshold_ > 0 && columns.any().item<bool>()) {
     const auto which = columns.nonzero().squeeze(1);
-    const auto part =
-        (weight.index_select(1, which).to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127)
-            .to(at::kHalf);
-    y = y + at::mm(half.index_select(1, which).to(at::kFloat), part.to(at::kFloat).t());
+    const auto part = (weight.index_select(1, which).to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127)
+                          .to(x.scalar_type());
+    y = y + at::mm(x.index_select(1, which).to(at::kFloat), part.to(at::kFloat).t());
   }
   return y;
 }
