@@ -30,12 +30,8 @@ at::Tensor read_ids(const std::string& file) {
 }
 
 void run(Program& program, const Arguments& given) {
-  LoadOptions options;
-  options.dtype = parse_dtype(given.dtype);
-  options.device = program.device();
-  options.context = program.context();
   const auto ids = read_ids(given.input);
-  const auto loaded = program.host().load(find_model(given.model), options);
+  const auto loaded = program.load(find_model(given.model), given.dtype);
   const c10::InferenceMode guard;
   Batch batch;
   batch.input_ids = ids;

@@ -74,7 +74,10 @@ int run(int argc, char** argv) {
     return std::any_of(argv + 1, argv + argc, [&](const char* word) { return word == verb; });
   };
   add_doctor(app, program);
+  add_embed(app, program);
+  add_eval(app, program);
   add_forward(app, program);
+  add_generate(app, program);
   add_inspect(app, program);
   add_plan(app, program, asked_for("plan"));
   add_plugins(app, program);

@@ -36,6 +36,14 @@ Host& Program::host() {
   return *host_;
 }
 
+LoadedModel Program::load(const fs::path& folder, const std::string& dtype) {
+  LoadOptions options;
+  options.dtype = parse_dtype(dtype);
+  options.device = device();
+  options.context = context();
+  return host().load(folder, options);
+}
+
 c10::Device Program::device() const {
   try {
     return c10::Device(globals.device);

@@ -31,6 +31,8 @@ class Program {
   void configure();
   /// Made on first use, from the globals.
   Host& host();
+  /// The model in `folder`, with --device and --dtype (empty: as the model).
+  LoadedModel load(const std::filesystem::path& folder, const std::string& dtype);
   /// From --device.
   c10::Device device() const;
   /// Callbacks that show messages and progress and stop on Ctrl-C.
@@ -77,7 +79,10 @@ std::string read_text_file(const std::filesystem::path& file);
 
 // One function a verb, in the file of that name: declares its arguments and what runs.
 void add_doctor(CLI::App& app, Program& program);
+void add_embed(CLI::App& app, Program& program);
+void add_eval(CLI::App& app, Program& program);
 void add_forward(CLI::App& app, Program& program);
+void add_generate(CLI::App& app, Program& program);
 void add_inspect(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program, bool with_methods);
 void add_plugins(CLI::App& app, Program& program);

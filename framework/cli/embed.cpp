@@ -1,0 +1,105 @@
+#include <ATen/core/Tensor.h>
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <sstream>
+
+#include "cli/program.h"
+#include "graft/evaluate.h"
+#include "graft/tokenizer.h"
+
+namespace graft::cli {
+namespace {
+
+struct Arguments {
+  std::string model, dtype, text;
+};
+
+/// A small JSON file of the model folder; null when there is none.
+Value read_json(const std::filesystem::path& file) {
+  std::error_code error;
+  if (!std::filesystem::exists(file, error)) return {};
+  try {
+    return parse_json(read_text_file(file), {.bytes = 1u << 20});
+  } catch (Error& failed) {
+    throw failed.at(quote(file.string()));
+  }
+}
+
+/// Throws when the folder asks for something else than the mean over all tokens.
+void check_pooling(const std::filesystem::path& folder) {
+  const auto file = folder / "1_Pooling" / "config.json";
+  const Value pooling = read_json(file);
+  if (pooling.is_object() && !pooling.get_bool("pooling_mode_mean_tokens", true))
+    throw Error(ErrorKind::model, "the model pools in a way that graft embed does not have")
+        .at(quote(file.string()))
+        .expected("pooling_mode_mean_tokens to be true");
+}
+
+std::size_t longest_input(const std::filesystem::path& folder, const Value& config) {
+  const std::int64_t positions = config.get_int("max_position_embeddings", 512);
+  const Value sentences = read_json(folder / "sentence_bert_config.json");
+  return static_cast<std::size_t>(std::max<std::int64_t>(
+      2, std::min(positions, sentences.get_int("max_seq_length", positions))));
+}
+
+/// Cuts to `limit` ids; the last one, which ends the text, stays.
+void truncate(std::vector<std::int64_t>& ids, std::size_t limit) {
+  if (ids.size() > limit)
+    ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(limit) - 1, ids.end() - 1);
+}
+
+void run(Program& program, const Arguments& given) {
+  const auto folder = find_model(given.model);
+  check_pooling(folder);
+  const Tokenizer tokenizer = Tokenizer::open(folder);
+  std::istringstream lines(read_text_file(given.text));
+  const auto loaded = program.load(folder, given.dtype);
+  const std::size_t limit = longest_input(folder, loaded.model->config());
+  Value::Array rows;
+  std::size_t cut = 0;
+  for (std::string line; std::getline(lines, line);) {
+    auto ids = tokenizer.encode(line);
+    cut += ids.size() > limit;
+    truncate(ids, limit);
+    const auto row = mean_pooled_embedding(*loaded.model, ids);
+    const float* values = row.const_data_ptr<float>();
+    if (program.globals.json) {
+      Value::Array numbers;
+      for (std::int64_t i = 0; i < row.numel(); ++i)
+        numbers.push_back(static_cast<double>(values[i]));
+      rows.push_back(std::move(numbers));
+    } else {
+      for (std::int64_t i = 0; i < row.numel(); ++i)
+        std::printf("%s%.9g", i ? " " : "", static_cast<double>(values[i]));
+      std::printf("\n");
+    }
+    if (interrupted()) throw Error(ErrorKind::interrupted, "interrupted");
+  }
+  if (cut)
+    program.terminal.say(LogLevel::warning, "embed",
+                         std::to_string(cut) + " line(s) were cut to " + std::to_string(limit) +
+                             " tokens, the most this model takes");
+  if (program.globals.json) {
+    Value result;
+    result.set("embeddings", std::move(rows));
+    program.print_json(result);
+  }
+}
+
+}  // namespace
+
+void add_embed(CLI::App& app, Program& program) {
+  auto given = std::make_shared<Arguments>();
+  auto* verb = app.add_subcommand(
+      "embed", "Sentence embeddings of an encoder: mean-pooled, of length 1, one row a line");
+  verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
+  verb->add_option("--text", given->text, "UTF-8 text file, one sentence a line")->required();
+  verb->add_option("--dtype", given->dtype,
+                   "Of activations: float32, bfloat16 or float16; default as the model");
+  verb->footer("graft embed models/all-MiniLM-L6-v2 --text sentences.txt");
+  verb->callback([given, &program] { run(program, *given); });
+}
+
+}  // namespace graft::cli

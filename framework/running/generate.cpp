@@ -1,0 +1,156 @@
+#include "graft/generate.h"
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <numeric>
+#include <sstream>
+
+#include "graft/error.h"
+#include "running/input_ids.h"
+
+namespace graft {
+namespace {
+
+/// Prompt tokens that go through the model at once: bounds the memory of a long prompt.
+constexpr std::int64_t kPromptChunk = 512;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+
+  /// In [0, 1).
+  double next() {
+    state_ += 0x9E3779B97F4A7C15U;
+    std::uint64_t z = state_;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+    return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+std::int64_t most_likely(std::span<const float> logits) {
+  return std::max_element(logits.begin(), logits.end()) - logits.begin();
+}
+
+std::int64_t sample(std::span<const float> logits, const GenerateOptions& options, Random& random) {
+  std::vector<std::int64_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+  });
+  const double most = logits[static_cast<std::size_t>(order[0])];
+  std::vector<double> weights(order.size());
+  double total = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const double logit = logits[static_cast<std::size_t>(order[i])];
+    weights[i] = std::exp((logit - most) / options.temperature);
+    total += weights[i];
+  }
+  double nucleus = 0;
+  std::size_t count = 0;
+  while (count < order.size() && nucleus < options.top_p * total) nucleus += weights[count++];
+  double left = random.next() * nucleus;
+  for (std::size_t i = 0; i + 1 < count; ++i)
+    if ((left -= weights[i]) < 0) return order[i];
+  return order[count - 1];
+}
+
+void check(const Model& model, std::span<const std::int64_t> prompt,
+           const GenerateOptions& options) {
+  if (model.output() != Model::Output::logits)
+    throw Error(ErrorKind::usage, "a " + model.class_name() + " has no output head to write with")
+        .hint("encoders embed text: graft embed");
+  if (prompt.empty()) throw Error(ErrorKind::usage, "the prompt is empty");
+  if (!(options.temperature >= 0))
+    throw Error(ErrorKind::usage, "the temperature must not be negative");
+  if (!(options.top_p > 0 && options.top_p <= 1))
+    throw Error(ErrorKind::usage, "top-p must be above 0 and at most 1");
+}
+
+void add_stop_ids(const Value& config, std::vector<std::int64_t>& ids) {
+  const Value* eos = config.find("eos_token_id");
+  if (!eos) return;
+  if (eos->is_array())
+    for (const auto& id : eos->as_array()) ids.push_back(id.as_int());
+  else
+    ids.push_back(eos->as_int());
+}
+
+}  // namespace
+
+Generated generate(Model& model, std::span<const std::int64_t> prompt,
+                   const GenerateOptions& options,
+                   const std::function<bool(std::int64_t id)>& on_token) {
+  check(model, prompt, options);
+  Generated out;
+  if (options.max_new_tokens < 1) return out;
+  const c10::InferenceMode guard;
+  KvCache cache(model.cache_layers());
+  Random random(options.seed);
+  const auto next_after = [&](const at::Tensor& ids) {
+    Batch batch;
+    batch.input_ids = ids;
+    batch.cache = &cache;
+    batch.last_logits_only = true;
+    const auto logits = model.forward(batch).to(at::kCPU, at::kFloat).contiguous();
+    const std::span<const float> row(
+        logits.const_data_ptr<float>() + logits.numel() - logits.size(-1),
+        static_cast<std::size_t>(logits.size(-1)));
+    return options.temperature > 0 ? sample(row, options, random) : most_likely(row);
+  };
+
+  auto start = std::chrono::steady_clock::now();
+  const auto ids = input_ids(model, prompt);
+  std::int64_t next = 0;
+  for (std::int64_t done = 0; done < ids.size(1); done += kPromptChunk)
+    next = next_after(ids.narrow(1, done, std::min(kPromptChunk, ids.size(1) - done)));
+  out.prompt_seconds = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  while (true) {
+    out.ids.push_back(next);
+    const bool stop =
+        std::find(options.stop_ids.begin(), options.stop_ids.end(), next) != options.stop_ids.end();
+    if ((on_token && !on_token(next)) || stop) {
+      out.stopped = true;
+      break;
+    }
+    if (static_cast<std::int64_t>(out.ids.size()) >= options.max_new_tokens) break;
+    next = next_after(input_ids(model, std::span(&next, 1)));
+  }
+  out.decode_seconds = seconds_since(start);
+  return out;
+}
+
+std::vector<std::int64_t> stop_ids_of(const Checkpoint& checkpoint) {
+  std::vector<std::int64_t> ids;
+  const auto file = checkpoint.folder() / "generation_config.json";
+  if (std::ifstream in{file, std::ios::binary}) {
+    std::ostringstream text;
+    text << in.rdbuf();
+    try {
+      add_stop_ids(parse_json(text.str(), {.bytes = 1u << 20}), ids);
+    } catch (Error& error) {
+      throw error.at(quote(file.string()));
+    }
+  }
+  if (checkpoint.config().is_object()) add_stop_ids(checkpoint.config(), ids);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace graft
