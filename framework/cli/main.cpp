@@ -75,6 +75,7 @@ int run(int argc, char** argv) {
   };
   add_doctor(app, program);
   add_forward(app, program);
+  add_import(app, program);
   add_inspect(app, program);
   add_plan(app, program, asked_for("plan"));
   add_plugins(app, program);

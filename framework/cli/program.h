@@ -78,6 +78,7 @@ std::string read_text_file(const std::filesystem::path& file);
 // One function a verb, in the file of that name: declares its arguments and what runs.
 void add_doctor(CLI::App& app, Program& program);
 void add_forward(CLI::App& app, Program& program);
+void add_import(CLI::App& app, Program& program);
 void add_inspect(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program, bool with_methods);
 void add_plugins(CLI::App& app, Program& program);
