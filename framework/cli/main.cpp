@@ -78,6 +78,7 @@ int run(int argc, char** argv) {
   add_eval(app, program);
   add_forward(app, program);
   add_generate(app, program);
+  add_import(app, program);
   add_inspect(app, program);
   add_plan(app, program, asked_for("plan"));
   add_plugins(app, program);

@@ -83,6 +83,7 @@ void add_embed(CLI::App& app, Program& program);
 void add_eval(CLI::App& app, Program& program);
 void add_forward(CLI::App& app, Program& program);
 void add_generate(CLI::App& app, Program& program);
+void add_import(CLI::App& app, Program& program);
 void add_inspect(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program, bool with_methods);
 void add_plugins(CLI::App& app, Program& program);
