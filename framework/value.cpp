@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <unordered_set>
 
 #include "graft/error.h"
 
@@ -145,8 +145,13 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& name) override {
-    auto& object = stack_.back().value.as_object();
-    if (!stack_.back().keys.insert(name).second) fail("the key " + quote(name) + " occurs twice");
+    auto& [level, hashes] = stack_.back();
+    auto& object = level.as_object();
+    // Names are compared only when their hash was there before: a vocabulary has 100,000 keys.
+    if (!hashes.insert(std::hash<std::string>()(name)).second &&
+        std::any_of(object.begin(), object.end(),
+                    [&](const auto& member) { return member.first == name; }))
+      fail("the key " + quote(name) + " occurs twice");
     object.emplace_back(std::move(name), Value());
     return true;
   }
@@ -169,7 +174,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
  private:
   struct Level {
     Value value;
-    std::set<std::string> keys;
+    std::unordered_set<std::size_t> hashes;  ///< of the keys of an object
   };
 
   [[noreturn]] static void fail(std::string what) {

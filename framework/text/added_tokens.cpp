@@ -23,13 +23,14 @@ bool starts_with_word(std::string_view text) {
   return !text.empty() && is_word(next_code_point(text, at));
 }
 
+/// Where the spaces that end at `end` begin, but not before `stop`.
 std::size_t spaces_before(std::string_view text, std::size_t end, std::size_t stop) {
   while (end > stop) {
     std::size_t previous = end;
     if (!is_space(previous_code_point(text, previous))) break;
     end = previous;
   }
-  return std::max(end, stop);
+  return end;
 }
 
 std::size_t spaces_behind(std::string_view text, std::size_t begin) {
@@ -99,7 +100,8 @@ void AddedTokens::finish(const Normalizer& normalizer) {
   normalized_ = {};
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
     Finder& finder = tokens_[i].normalized ? normalized_ : raw_;
-    std::string word = tokens_[i].content;
+    std::string& word = tokens_[i].decoded;
+    word = tokens_[i].content;
     if (tokens_[i].normalized) normalizer.apply(word);
     if (word.empty())
       throw Error(ErrorKind::model, "the added token " + quote(tokens_[i].content) +
@@ -123,7 +125,8 @@ const AddedToken* AddedTokens::find(std::string_view content) const {
 void AddedTokens::split(std::string_view text, bool normalized, const OnText& on_text,
                         const OnToken& on_token) const {
   const Finder& finder = normalized ? normalized_ : raw_;
-  std::size_t done = 0;  // everything before it has been reported
+  std::size_t done = 0;                          // everything before it has been reported
+  std::size_t spaces_begin = 0, spaces_end = 0;  // spaces that were looked at last
   for (std::size_t at = 0; at < text.size() && !finder.empty;) {
     std::size_t size = 0;
     std::int32_t number = -1;
@@ -142,13 +145,18 @@ void AddedTokens::split(std::string_view text, bool normalized, const OnText& on
     if (token.single_word &&
         (ends_with_word(text.substr(0, begin)) || starts_with_word(text.substr(end))))
       continue;
-    if (token.lstrip) begin = spaces_before(text, begin, std::min(begin, done));
-    // Spaces that an earlier token took may hold the start of this one.
-    begin = std::max(begin, std::min(done, end));
-    if (token.rstrip) end = spaces_behind(text, end);
+    if (token.lstrip) begin = begin > done ? spaces_before(text, begin, done) : done;
+    if (token.rstrip) {
+      if (end < spaces_begin || end > spaces_end) {
+        spaces_begin = end;
+        spaces_end = spaces_behind(text, end);
+      }
+      end = spaces_end;
+    }
     if (done < begin) on_text(text.substr(done, begin - done));
-    on_token(token.id);
-    done = std::max(done, end);
+    // Made of spaces that an earlier token took, it is nothing.
+    if (begin < end) on_token(token.id);
+    done = end;
   }
   if (done < text.size()) on_text(text.substr(done));
 }

@@ -23,6 +23,7 @@ struct AddedToken {
   bool rstrip = false;       ///< takes the spaces behind it
   bool normalized = true;    ///< is looked for in the normalized text
   bool special = false;      ///< decode can skip it
+  std::string decoded;       ///< what decoders see: the content, normalized where `normalized` says
 };
 
 /// The "added_tokens" of tokenizer.json. Const functions are thread-safe.

@@ -12,6 +12,17 @@ bool in_categories(char32_t c, std::uint32_t mask) {
   return (U_MASK(u_charType(as_icu(c))) & mask) != 0;
 }
 
+bool is_in_unicode(char32_t c, std::uint8_t version) {
+  UVersionInfo age;
+  u_charAge(as_icu(c), age);
+  return age[0] != 0 && age[0] <= version;
+}
+
+/// Hugging Face tokenizers takes these categories from tables of Unicode 8.
+bool in_old_categories(char32_t c, std::uint32_t mask) {
+  return in_categories(c, mask) && (c < 0x600 || is_in_unicode(c, 8));
+}
+
 }  // namespace
 
 bool is_space(char32_t c) { return u_isUWhiteSpace(as_icu(c)); }
@@ -20,7 +31,7 @@ bool is_number(char32_t c) { return in_categories(c, U_GC_N_MASK); }
 
 bool is_punctuation(char32_t c) {
   if (c < 0x80) return c > 0x20 && c < 0x7F && !u_isalnum(as_icu(c));
-  return in_categories(c, U_GC_P_MASK);
+  return in_old_categories(c, U_GC_P_MASK);
 }
 
 bool is_word(char32_t c) {
@@ -28,13 +39,13 @@ bool is_word(char32_t c) {
          u_hasBinaryProperty(as_icu(c), UCHAR_JOIN_CONTROL);
 }
 
-bool is_mark(char32_t c) { return in_categories(c, U_GC_M_MASK); }
+bool is_mark(char32_t c) { return in_categories(c, U_GC_M_MASK) && is_in_unicode(c, 9); }
 
-bool is_nonspacing_mark(char32_t c) { return in_categories(c, U_GC_MN_MASK); }
+bool is_nonspacing_mark(char32_t c) { return in_old_categories(c, U_GC_MN_MASK); }
 
 bool is_control(char32_t c) {
   if (c == '\t' || c == '\n' || c == '\r') return false;
-  return in_categories(c, U_GC_CC_MASK | U_GC_CF_MASK | U_GC_CO_MASK | U_GC_CS_MASK);
+  return in_old_categories(c, U_GC_CC_MASK | U_GC_CF_MASK | U_GC_CO_MASK | U_GC_CS_MASK);
 }
 
 bool is_chinese(char32_t c) {

@@ -4,7 +4,8 @@
 
 namespace graft {
 
-/// Character classes of Hugging Face tokenizers, by Unicode property.
+/// Character classes of Hugging Face tokenizers, by Unicode property. Some of its tables are of
+/// Unicode 8 and 9; characters that are newer have no class here either.
 bool is_space(char32_t c);         ///< White_Space
 bool is_number(char32_t c);        ///< Nd, Nl, No
 bool is_punctuation(char32_t c);   ///< P*, and the ASCII symbols

@@ -3,8 +3,10 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "text/byte_level.h"
@@ -29,12 +31,24 @@ Step by_character(Put put) {
   };
 }
 
+/// What Hugging Face tokenizers normalizes: its tables are of Unicode 9.
+const icu::UnicodeSet& normalized_characters() {
+  static const icu::UnicodeSet* const set = [] {
+    UErrorCode status = U_ZERO_ERROR;
+    auto* made = new icu::UnicodeSet(UNICODE_STRING_SIMPLE("[:age=9.0:]"), status);
+    made->freeze();
+    return made;
+  }();
+  return *set;
+}
+
 /// One of ICU's normalizers, which live as long as the process.
 Step unicode_form(const icu::Normalizer2* (*instance)(UErrorCode&), std::string_view name) {
   UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* form = instance(status);
+  const icu::Normalizer2* all = instance(status);
   if (U_FAILURE(status))
     throw Error(ErrorKind::internal, "ICU has no " + std::string(name) + " data");
+  const auto form = std::make_shared<icu::FilteredNormalizer2>(*all, normalized_characters());
   return [form](std::string& text) {
     const bool ascii =
         std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <utility>
 
 #include "graft/error.h"
 #include "text/utf8.h"
@@ -18,7 +19,19 @@ constexpr std::size_t kPatternLimit = 64 * 1024;
 constexpr std::uint32_t kStepLimit = 2'000'000;
 constexpr std::uint32_t kHeapLimitKib = 256 * 1024;
 
-constexpr std::string_view kWordClass = R"(\p{L}\p{M}\p{Nd}\p{Pc})";
+/// What \w is in a class, and outside of one, where Oniguruma's table for Latin-1 counts.
+constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+constexpr std::string_view kWordAlone =
+    R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}\x{bd}\x{be})";
+
+/// The classes [:name:] of Oniguruma.
+constexpr std::pair<std::string_view, std::string_view> kPosix[] = {
+    {"[:alpha:]", R"(\p{Alphabetic})"},      {"[:alnum:]", R"(\p{Alphabetic}\p{Nd})"},
+    {"[:punct:]", R"(\p{P}\p{S})"},          {"[:space:]", R"(\p{White_Space})"},
+    {"[:upper:]", R"(\p{Uppercase})"},       {"[:lower:]", R"(\p{Lowercase})"},
+    {"[:digit:]", R"(\p{Nd})"},              {"[:word:]", kWord},
+    {"[:cntrl:]", R"(\p{Cc})"},              {"[:blank:]", R"(\p{Zs}\t)"},
+    {"[:xdigit:]", "0-9A-Fa-f"},             {"[:ascii:]", R"(\x00-\x7f)"}};
 
 std::string message(int code) {
   PCRE2_UCHAR text[256];
@@ -91,9 +104,14 @@ class Translation {
       const std::size_t end = in_.find(":]", at_);
       if (in_.substr(at_, 2) != "[:" || end == std::string_view::npos)
         refuse("a class inside a class");
-      out_ += in_.substr(at_, end + 2 - at_);
-      at_ = end + 2;
-      return;
+      const std::string_view name = in_.substr(at_, end + 2 - at_);
+      for (const auto& [posix, meaning] : kPosix)
+        if (posix == name) {
+          out_ += meaning;
+          at_ = end + 2;
+          return;
+        }
+      refuse("the class " + quote(name));
     }
     if (c == ']' && at_ > class_start_) in_class_ = false;
     copy();
@@ -119,9 +137,9 @@ class Translation {
   void escape() {
     if (at_ + 1 >= in_.size()) return copy();
     const char c = in_[at_ + 1];
-    const std::string word(kWordClass);
-    const std::string boundary = "(?:(?<=[" + word + "])(?![" + word + "])|(?<![" + word +
-                                 "])(?=[" + word + "]))";
+    const std::string word = "[" + std::string(kWordAlone) + "]";
+    const std::string boundary = "(?:(?<=" + word + ")(?!" + word + ")|(?<!" + word + ")(?=" +
+                                 word + "))";
     const auto put = [&](std::string_view text) {
       out_ += text;
       at_ += 2;
@@ -132,10 +150,10 @@ class Translation {
       case 'S':
         return put(R"(\P{White_Space})");
       case 'w':
-        return put(in_class_ ? word : "[" + word + "]");
+        return put(in_class_ ? kWord : word);
       case 'W':
         if (in_class_) refuse("\\W in a class");
-        return put("[^" + word + "]");
+        return put("[^" + std::string(kWordAlone) + "]");
       case 'b':
         return put(in_class_ ? "\\b" : boundary);
       case 'p':

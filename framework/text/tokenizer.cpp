@@ -111,9 +111,10 @@ std::string Tokenizer::decode(std::span<const std::int64_t> ids, bool skip_speci
   tokens.reserve(ids.size());
   for (const std::int64_t id : ids) {
     const AddedToken* added = state_->added.find(id);
-    if (added && added->special && skip_special_tokens) continue;
-    const std::string* token =
-        added ? &added->content : state_->model->vocabulary().token(id);
+    // Hugging Face tokenizers recognises special tokens by their text, so it does not skip one that
+    // normalization changes.
+    if (skip_special_tokens && added && added->special && added->decoded == added->content) continue;
+    const std::string* token = added ? &added->decoded : state_->model->vocabulary().token(id);
     if (!token)
       throw Error(ErrorKind::usage, "the vocabulary has no id " + std::to_string(id))
           .expected("0 to " + std::to_string(static_cast<std::int64_t>(size()) - 1));

@@ -1,6 +1,7 @@
 #include "text/vocabulary.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "graft/error.h"
@@ -13,7 +14,7 @@ Vocabulary Vocabulary::from_object(const Value& vocab) {
   const std::int64_t limit =
       std::min<std::int64_t>(std::numeric_limits<TokenId>::max(),
                              (1 << 20) + 8 * static_cast<std::int64_t>(entries.size()));
-  out.ids_.reserve(entries.size());
+  out.reserve(entries.size());
   std::int64_t largest = -1;
   for (const auto& [token, value] : entries) {
     const auto wrong = [&](std::string_view expected, std::string_view found) {
@@ -42,13 +43,22 @@ Vocabulary Vocabulary::from_object(const Value& vocab) {
 }
 
 void Vocabulary::add(std::string token, TokenId id) {
-  const std::string& kept = tokens_.emplace_back(std::move(token));
-  const auto [entry, inserted] = ids_.try_emplace(kept, id);
-  if (!inserted) entry->second = id;
+  if ((entries_.size() + 1) * 2 > slots_.size()) reserve(entries_.size() * 2);
+  const std::uint32_t hash = hash_of(token);
+  slots_[probe(token, hash)] = {hash, static_cast<std::int32_t>(entries_.size())};
   const auto index = static_cast<std::size_t>(id);
-  if (index >= by_id_.size()) by_id_.resize(index + 1);
-  by_id_[index] = &kept;
-  ++count_;
+  if (index >= by_id_.size()) by_id_.resize(index + 1, -1);
+  by_id_[index] = static_cast<std::int32_t>(entries_.size());
+  entries_.push_back({std::move(token), id});
+}
+
+void Vocabulary::reserve(std::size_t count) {
+  entries_.reserve(count);
+  std::vector<Slot> old(std::bit_ceil(count * 2 + 16));
+  old.swap(slots_);
+  for (const Slot& slot : old)
+    if (slot.entry >= 0)
+      slots_[probe(entries_[static_cast<std::size_t>(slot.entry)].text, slot.hash)] = slot;
 }
 
 }  // namespace graft
