@@ -92,8 +92,7 @@ class Bpe : public SubwordModel {
   bool append_bytes(std::string_view symbol, std::vector<TokenId>& out) const {
     for (const char c : symbol)
       if (settings_.byte_tokens[static_cast<unsigned char>(c)] < 0) return false;
-    for (const char c : symbol)
-      out.push_back(settings_.byte_tokens[static_cast<unsigned char>(c)]);
+    for (const char c : symbol) out.push_back(settings_.byte_tokens[static_cast<unsigned char>(c)]);
     return true;
   }
 

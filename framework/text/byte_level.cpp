@@ -36,8 +36,6 @@ void append_byte_characters(std::string& out, std::string_view text) {
   for (const char c : text) out += characters[static_cast<unsigned char>(c)];
 }
 
-int byte_of_character(char32_t c) {
-  return c < alphabet().bytes.size() ? alphabet().bytes[c] : -1;
-}
+int byte_of_character(char32_t c) { return c < alphabet().bytes.size() ? alphabet().bytes[c] : -1; }
 
 }  // namespace graft

@@ -35,7 +35,8 @@ bool is_punctuation(char32_t c) {
 }
 
 bool is_word(char32_t c) {
-  return u_isUAlphabetic(as_icu(c)) || in_categories(c, U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK) ||
+  return u_isUAlphabetic(as_icu(c)) ||
+         in_categories(c, U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK) ||
          u_hasBinaryProperty(as_icu(c), UCHAR_JOIN_CONTROL);
 }
 

@@ -3,7 +3,9 @@
 #include <vector>
 
 #include "graft/error.h"
+#include "text/char_class.h"
 #include "text/jinja_shape.h"
+#include "text/utf8.h"
 
 namespace graft {
 namespace {
@@ -95,11 +97,21 @@ bool with_tools(Shape& shape, std::string& system, bool& trims) {
          shape.print("messages[0].content") && shape.text(kEnd) && shape.statement("else") &&
          shape.system_turn(system) && shape.statement("endif") && shape.statement("endif") &&
          shape.statement("for message in messages") &&
-         shape.statement("if (message.role == 'user') or (message.role == 'system' and not "
-                         "loop.first) or (message.role == 'assistant' and not "
-                         "message.tool_calls)") &&
-         turn(shape, trims) && shape.skip_to("endif") && shape.statement("endfor") &&
-         answer(shape);
+         shape.statement(
+             "if (message.role == 'user') or (message.role == 'system' and not "
+             "loop.first) or (message.role == 'assistant' and not "
+             "message.tool_calls)") &&
+         turn(shape, trims) && shape.skip_to("endif") && shape.statement("endfor") && answer(shape);
+}
+
+/// As Python's str.strip, which Jinja calls.
+std::string trimmed(std::string_view content) {
+  std::string text = to_valid_utf8(content);
+  const auto blank = [](char32_t c) { return is_space(c) || (c >= 0x1C && c <= 0x1F); };
+  std::size_t begin = 0, end = text.size();
+  for (std::size_t at = 0; at < end && blank(next_code_point(text, at));) begin = at;
+  for (std::size_t at = end; at > begin && blank(previous_code_point(text, at));) end = at;
+  return text.substr(begin, end - begin);
 }
 
 }  // namespace
@@ -113,8 +125,9 @@ ChatTemplate::ChatTemplate(std::string_view jinja) {
   const bool known = shape.maybe([&] { return plain(shape, default_system_, trims_); }) ||
                      shape.maybe([&] { return with_tools(shape, default_system_, trims_); });
   if (!known || !shape.done())
-    throw Error(ErrorKind::model, "the chat template is not one of the ChatML shapes that graft "
-                                  "reads")
+    throw Error(ErrorKind::model,
+                "the chat template is not one of the ChatML shapes that graft "
+                "reads")
         .hint("write the whole prompt yourself with --prompt and leave out --chat");
 }
 
@@ -126,13 +139,7 @@ std::string ChatTemplate::render(std::span<const ChatMessage> messages) const {
     if (role != "system" && role != "user" && role != "assistant")
       throw Error(ErrorKind::usage, "unknown role " + quote(role))
           .expected("system, user or assistant");
-    std::string_view body = content;
-    if (trims_) {
-      const std::size_t begin = body.find_first_not_of(" \t\n\v\f\r");
-      body = begin == std::string_view::npos
-                 ? std::string_view()
-                 : body.substr(begin, body.find_last_not_of(" \t\n\v\f\r") + 1 - begin);
-    }
+    const std::string body = trims_ ? trimmed(content) : content;
     out.append(kStart).append(role).append("\n").append(body).append(kEnd);
   }
   return out.append(kAnswer);

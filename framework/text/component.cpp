@@ -45,8 +45,7 @@ void refuse_field(std::string_view field, std::string_view value, std::string_vi
 
 char32_t get_character(const Value& component, std::string_view field) {
   const std::string& text = component.at(field).as_string();
-  if (text.empty() || utf8_size(text[0]) != text.size())
-    refuse_field(field, text, "one character");
+  if (text.empty() || utf8_size(text[0]) != text.size()) refuse_field(field, text, "one character");
   std::size_t position = 0;
   return next_code_point(text, position);
 }

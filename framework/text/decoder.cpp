@@ -38,9 +38,9 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 /// Spaces that English does not have before marks and contractions.
 void clean_up(std::string& text) {
   static constexpr std::pair<const char*, const char*> kRules[] = {
-      {" .", "."},     {" ?", "?"},   {" !", "!"},          {" ,", ","},     {" ' ", "'"},
-      {" n't", "n't"}, {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"},
-      {" 're", "'re"}};
+      {" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+      {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+      {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
   for (const auto& [from, to] : kRules) replace_all(text, from, to);
 }
 
@@ -165,10 +165,8 @@ Step make_step(const Value& value) {
   }
   if (type == "WordPiece") {
     allow_fields(value, {"prefix", "cleanup"});
-    return [prefix = value.get_string("prefix", "##"),
-            cleanup = value.get_bool("cleanup", true)](Tokens& tokens) {
-      decode_wordpiece(tokens, prefix, cleanup);
-    };
+    return [prefix = value.get_string("prefix", "##"), cleanup = value.get_bool("cleanup", true)](
+               Tokens& tokens) { decode_wordpiece(tokens, prefix, cleanup); };
   }
   if (type == "Metaspace")
     return [metaspace = Metaspace(value)](Tokens& tokens) { decode_metaspace(tokens, metaspace); };

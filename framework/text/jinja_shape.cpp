@@ -132,8 +132,8 @@ class Reader {
   void strip_line(std::string& text, std::size_t open) const {
     const std::size_t kept = text.find_last_not_of(" \t");
     const std::size_t end = kept == std::string::npos ? 0 : kept + 1;
-    const bool line_start = end ? text[end - 1] == '\n'
-                                : open == text.size() || in_[open - text.size() - 1] == '\n';
+    const bool line_start =
+        end ? text[end - 1] == '\n' : open == text.size() || in_[open - text.size() - 1] == '\n';
     if (line_start) text.resize(end);
   }
 

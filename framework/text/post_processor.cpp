@@ -44,8 +44,7 @@ void add_template(const Value& value, PostProcessor& out) {
       seen = true;
     } else if (kind == "SpecialToken") {
       const Value* special = special_tokens.find(name);
-      if (!special)
-        throw Error(ErrorKind::model, "'special_tokens' does not have " + quote(name));
+      if (!special) throw Error(ErrorKind::model, "'special_tokens' does not have " + quote(name));
       for (const Value& id : special->at("ids").as_array())
         (seen ? behind : before).push_back(read_id(id));
     } else {

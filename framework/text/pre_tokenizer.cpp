@@ -137,9 +137,10 @@ void add_step(const Value& value, std::vector<Step>& steps) {
                               value.get_bool("invert", false)));
   } else if (type == "Digits") {
     allow_fields(value, {"individual_digits"});
-    steps.push_back(splitting(character_pattern(is_number), value.get_bool("individual_digits", false)
-                                                           ? SplitBehavior::isolated
-                                                           : SplitBehavior::contiguous));
+    steps.push_back(
+        splitting(character_pattern(is_number), value.get_bool("individual_digits", false)
+                                                    ? SplitBehavior::isolated
+                                                    : SplitBehavior::contiguous));
   } else if (type == "Punctuation") {
     allow_fields(value, {"behavior"});
     steps.push_back(splitting(character_pattern(is_punctuation),

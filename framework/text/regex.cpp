@@ -26,12 +26,12 @@ constexpr std::string_view kWordAlone =
 
 /// The classes [:name:] of Oniguruma.
 constexpr std::pair<std::string_view, std::string_view> kPosix[] = {
-    {"[:alpha:]", R"(\p{Alphabetic})"},      {"[:alnum:]", R"(\p{Alphabetic}\p{Nd})"},
-    {"[:punct:]", R"(\p{P}\p{S})"},          {"[:space:]", R"(\p{White_Space})"},
-    {"[:upper:]", R"(\p{Uppercase})"},       {"[:lower:]", R"(\p{Lowercase})"},
-    {"[:digit:]", R"(\p{Nd})"},              {"[:word:]", kWord},
-    {"[:cntrl:]", R"(\p{Cc})"},              {"[:blank:]", R"(\p{Zs}\t)"},
-    {"[:xdigit:]", "0-9A-Fa-f"},             {"[:ascii:]", R"(\x00-\x7f)"}};
+    {"[:alpha:]", R"(\p{Alphabetic})"}, {"[:alnum:]", R"(\p{Alphabetic}\p{Nd})"},
+    {"[:punct:]", R"(\p{P}\p{S})"},     {"[:space:]", R"(\p{White_Space})"},
+    {"[:upper:]", R"(\p{Uppercase})"},  {"[:lower:]", R"(\p{Lowercase})"},
+    {"[:digit:]", R"(\p{Nd})"},         {"[:word:]", kWord},
+    {"[:cntrl:]", R"(\p{Cc})"},         {"[:blank:]", R"(\p{Zs}\t)"},
+    {"[:xdigit:]", "0-9A-Fa-f"},        {"[:ascii:]", R"(\x00-\x7f)"}};
 
 std::string message(int code) {
   PCRE2_UCHAR text[256];
@@ -138,8 +138,8 @@ class Translation {
     if (at_ + 1 >= in_.size()) return copy();
     const char c = in_[at_ + 1];
     const std::string word = "[" + std::string(kWordAlone) + "]";
-    const std::string boundary = "(?:(?<=" + word + ")(?!" + word + ")|(?<!" + word + ")(?=" +
-                                 word + "))";
+    const std::string boundary =
+        "(?:(?<=" + word + ")(?!" + word + ")|(?<!" + word + ")(?=" + word + "))";
     const auto put = [&](std::string_view text) {
       out_ += text;
       at_ += 2;
@@ -176,8 +176,7 @@ class Translation {
         if (c == 'v') return put("\\x0b");  // a vertical tab, not every vertical space
         return put(in_.substr(at_, 2));
       default:
-        if (std::isalnum(static_cast<unsigned char>(c)))
-          refuse(std::string("\\") + c);
+        if (std::isalnum(static_cast<unsigned char>(c))) refuse(std::string("\\") + c);
         return put(in_.substr(at_, 2));
     }
   }
@@ -243,10 +242,10 @@ Regex::Walk::~Walk() {
 bool Regex::Walk::next(Match& match) {
   auto* data = static_cast<pcre2_match_data*>(data_);
   while (position_ <= subject_.size()) {
-    const int found = pcre2_match(static_cast<const pcre2_code*>(regex_.code_.get()),
-                                  reinterpret_cast<PCRE2_SPTR>(subject_.data()), subject_.size(),
-                                  position_, PCRE2_NO_UTF_CHECK, data,
-                                  static_cast<pcre2_match_context*>(context_));
+    const int found =
+        pcre2_match(static_cast<const pcre2_code*>(regex_.code_.get()),
+                    reinterpret_cast<PCRE2_SPTR>(subject_.data()), subject_.size(), position_,
+                    PCRE2_NO_UTF_CHECK, data, static_cast<pcre2_match_context*>(context_));
     if (found == PCRE2_ERROR_NOMATCH) return false;
     if (found < 0)
       throw Error(ErrorKind::model, "the regular expression " + quote(regex_.pattern_) +

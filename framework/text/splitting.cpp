@@ -84,8 +84,8 @@ void split_pieces(Pieces& pieces, const Pattern& pattern, SplitBehavior behavior
     join(spans, behavior);
     for (const Span& span : spans)
       if (span.end > span.begin)
-        out.push_back({piece.begin + span.begin, piece.begin + span.end,
-                       piece.at_start && span.begin == 0});
+        out.push_back(
+            {piece.begin + span.begin, piece.begin + span.end, piece.at_start && span.begin == 0});
   }
   pieces.pieces = std::move(out);
 }

@@ -15,6 +15,7 @@ TextStream::TextStream(Tokenizer tokenizer, bool skip_special_tokens)
     : tokenizer_(std::move(tokenizer)), skip_special_tokens_(skip_special_tokens) {}
 
 std::string TextStream::push(std::int64_t id) {
+  if (skip_special_tokens_ && tokenizer_.is_special(id)) return {};
   ids_.push_back(id);
   std::string text;
   try {

@@ -111,9 +111,7 @@ std::string Tokenizer::decode(std::span<const std::int64_t> ids, bool skip_speci
   tokens.reserve(ids.size());
   for (const std::int64_t id : ids) {
     const AddedToken* added = state_->added.find(id);
-    // Hugging Face tokenizers recognises special tokens by their text, so it does not skip one that
-    // normalization changes.
-    if (skip_special_tokens && added && added->special && added->decoded == added->content) continue;
+    if (skip_special_tokens && is_special(id)) continue;
     const std::string* token = added ? &added->decoded : state_->model->vocabulary().token(id);
     if (!token)
       throw Error(ErrorKind::usage, "the vocabulary has no id " + std::to_string(id))
@@ -130,6 +128,13 @@ std::size_t Tokenizer::size() const {
 std::optional<std::int64_t> Tokenizer::id_of(std::string_view token) const {
   if (const AddedToken* added = state_->added.find(token)) return added->id;
   return state_->model->vocabulary().id_of(token);
+}
+
+bool Tokenizer::is_special(std::int64_t id) const {
+  const AddedToken* added = state_->added.find(id);
+  // Hugging Face tokenizers recognises special tokens by their text, so one that normalization
+  // changes is none when it decodes.
+  return added && added->special && added->decoded == added->content;
 }
 
 std::optional<std::int64_t> Tokenizer::eos_id() const {

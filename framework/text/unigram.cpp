@@ -93,8 +93,8 @@ class Unigram : public SubwordModel {
   void append(std::string_view token, std::vector<TokenId>& out) const {
     if (const auto id = vocabulary().id_of(token)) return out.push_back(*id);
     const auto byte_token = [&](char c) { return byte_tokens_[static_cast<unsigned char>(c)]; };
-    if (byte_fallback_ && std::all_of(token.begin(), token.end(),
-                                      [&](char c) { return byte_token(c) >= 0; })) {
+    if (byte_fallback_ &&
+        std::all_of(token.begin(), token.end(), [&](char c) { return byte_token(c) >= 0; })) {
       for (const char c : token) out.push_back(byte_token(c));
       return;
     }

@@ -65,12 +65,11 @@ char32_t next_code_point(std::string_view text, std::size_t& position) {
     return static_cast<char32_t>(static_cast<std::uint8_t>(text[position + i]));
   };
   const std::size_t size = utf8_size(text[position]);
-  const char32_t c =
-      size == 1   ? byte(0)
-      : size == 2 ? (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F)
-      : size == 3 ? (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F)
-                  : (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 |
-                        (byte(3) & 0x3F);
+  const char32_t c = size == 1   ? byte(0)
+                     : size == 2 ? (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F)
+                     : size == 3 ? (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F)
+                                 : (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 |
+                                       (byte(2) & 0x3F) << 6 | (byte(3) & 0x3F);
   position += size;
   return c;
 }

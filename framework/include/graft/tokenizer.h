@@ -42,13 +42,14 @@ class GRAFT_API Tokenizer {
 
   std::size_t size() const;  ///< entries of the vocabulary with the added tokens
   std::optional<std::int64_t> id_of(std::string_view token) const;
+  bool is_special(std::int64_t id) const;  ///< decode leaves it out when it skips special tokens
   std::optional<std::int64_t> eos_id() const;  ///< of tokenizer_config.json, when it names one
 
   /// The prompt that the model was trained to answer, up to where the assistant speaks; encode it
   /// without special tokens, it has its own. ChatML templates only, recognised by their shape; the
   /// default system text is the template's own. Content goes in as it is: "<|im_end|>" in it ends
-  /// the turn, as with Transformers. Throws Error(model) when the folder has no chat template or one
-  /// of another shape, Error(usage) for no messages or an unknown role.
+  /// the turn, as with Transformers. Throws Error(model) when the folder has no chat template or
+  /// one of another shape, Error(usage) for no messages or an unknown role.
   std::string chat_prompt(std::span<const ChatMessage> messages) const;
 
  private:
@@ -59,7 +60,8 @@ class GRAFT_API Tokenizer {
 };
 
 /// Text of ids as they come, in pieces that never hold half a character. All pieces together are
-/// the text of all ids.
+/// the text of all ids, unless byte tokens that were printed as characters turn out to belong to a
+/// broken run. For one thread at a time.
 class GRAFT_API TextStream {
  public:
   explicit TextStream(Tokenizer tokenizer, bool skip_special_tokens = true);

@@ -45,7 +45,8 @@ constexpr const char* kQwen = R"({%- if tools %}
     {%- endif %}
 {%- endif %}
 {%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or )"
+                              R"((message.role == "assistant" and not message.tool_calls) %}
         {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}
     {%- elif message.role == "assistant" %}
         {{- '<|im_start|>' + message.role }}
@@ -90,7 +91,7 @@ TEST_CASE("plain ChatML has no system turn of its own") {
       "{% endif %}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
       "message['content'] | trim + '<|im_end|>' + '\\n'}}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-  CHECK(render(plain, {{"user", " Hi \n"}}) ==
+  CHECK(render(plain, {{"user", "\u3000 Hi \n\u001c"}}) ==
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
 }
 

@@ -16,13 +16,11 @@ std::string decoded(std::string_view json, std::vector<std::string> tokens) {
 // The answers are those of Hugging Face tokenizers 0.23.3, but where it panics.
 TEST_CASE("each decoder joins tokens as Hugging Face does") {
   CHECK(graft::Decoder(nullptr).apply({"a", "b"}) == "a b");
-  CHECK(decoded(R"({"type": "WordPiece"})",
-                {"hello", "##ing", ",", "##", "do", "not", ".", "a", "' "}) ==
-        "helloing, do not. a'");
+  CHECK(decoded(R"({"type": "WordPiece"})", {"hello", "##ing", ",", "##", "do", "not", ".", "a",
+                                             "' "}) == "helloing, do not. a'");
   CHECK(decoded(R"({"type": "WordPiece", "cleanup": false})", {"a", "##b", "."}) == "ab .");
-  CHECK(decoded(R"({"type": "ByteFallback"})",
-                {"<0xE2>", "<0x82>", "<0xAC>", "x", "<0xE2>", "<0x82>", "<0xzz>"}) ==
-        "€x\uFFFD\uFFFD<0xzz>");
+  CHECK(decoded(R"({"type": "ByteFallback"})", {"<0xE2>", "<0x82>", "<0xAC>", "x", "<0xE2>",
+                                                "<0x82>", "<0xzz>"}) == "€x\uFFFD\uFFFD<0xzz>");
   CHECK(decoded(R"({"type": "Metaspace", "replacement": "▁"})", {"▁▁a", "▁b"}) == "a b");
   CHECK(decoded(R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})",
                 {"▁a", "▁b"}) == " a b");

@@ -23,7 +23,8 @@ TEST_CASE("a template that adds ids without end is refused") {
   for (int i = 0; i < 2000; ++i) ids += ",1";
   const graft::Value value = graft::parse_json(
       R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}},
-          {"Sequence": {"id": "A"}}], "special_tokens": {"x": {"ids": [)" + ids + "]}}}");
+          {"Sequence": {"id": "A"}}], "special_tokens": {"x": {"ids": [)" +
+      ids + "]}}}");
   CHECK_THROWS_WITH_AS(graft::make_post_processor(&value), doctest::Contains("more than 1024 ids"),
                        graft::Error);
 }

@@ -41,8 +41,7 @@ TEST_CASE("each pre-tokenizer cuts as Hugging Face does") {
   CHECK(cut(R"({"type": "Digits"})", "a12b³") == Texts{"a", "12", "b", "³"});
   CHECK(cut(R"({"type": "Digits", "individual_digits": true})", "a12b") ==
         Texts{"a", "1", "2", "b"});
-  CHECK(cut(R"({"type": "Whitespace"})", "a.b  c!? d_é") ==
-        Texts{"a", ".", "b", "c", "!?", "d_é"});
+  CHECK(cut(R"({"type": "Whitespace"})", "a.b  c!? d_é") == Texts{"a", ".", "b", "c", "!?", "d_é"});
   CHECK(cut(R"({"type": "WhitespaceSplit"})", " a\u00a0b\u2003c\u180e ") ==
         Texts{"a", "b", "c\u180e"});
   CHECK(cut(R"({"type": "BertPreTokenizer"})", "don't  stop$ ½") ==

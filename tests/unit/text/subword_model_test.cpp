@@ -54,8 +54,8 @@ TEST_CASE("BPE knows prefixes, suffixes and whole words") {
 }
 
 TEST_CASE("BPE merges long and short pieces alike") {
-  // Above a few symbols another algorithm merges: a piece that no merge crosses at its seams has the
-  // tokens of its parts.
+  // Above a few symbols another algorithm merges: a piece that no merge crosses at its seams has
+  // the tokens of its parts.
   const char* model = R"({"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "ba": 3, "aba": 4,
       "abab": 5, "-": 6, "aa": 7, "bb": 8, "bba": 9}, "merges": ["b a", "a b", "a ba", "ab ab",
       "b b", "a a", "bb a"]})";
@@ -88,8 +88,8 @@ TEST_CASE("Unigram takes the split of the highest score") {
       ["cd", 1], ["ab", 2], ["abc", 5], ["abcd", 10], ["<0xC3>", 0], ["<0xA9>", 0]])";
   const std::string model = R"({"type": "Unigram", "unk_id": 0, )" + vocab + "}";
   CHECK(encode(model, "abcdacdxx") == Ids{8, 1, 5, 0});
-  CHECK(encode(R"({"type": "Unigram", "unk_id": 0, "byte_fallback": true, )" + vocab + "}",
-               "aé") == Ids{1, 9, 10});
+  CHECK(encode(R"({"type": "Unigram", "unk_id": 0, "byte_fallback": true, )" + vocab + "}", "aé") ==
+        Ids{1, 9, 10});
   CHECK_THROWS_WITH_AS(encode(R"({"type": "Unigram", )" + vocab + "}", "x"),
                        "the vocabulary has neither 'x' nor an unknown token", graft::Error);
 }

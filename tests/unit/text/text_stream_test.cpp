@@ -19,9 +19,10 @@ Tokenizer family(const std::string& name) {
 }  // namespace
 
 TEST_CASE("streamed pieces are whole characters and add up to the text") {
-  const std::string text = "Hello 👩‍👩‍👧, 中文 café e\u0301 नमस्ते!\n\n  x";
-  for (const char* name : {"gpt2", "llama3", "qwen2", "smollm", "bert", "llama2", "gemma",
-                           "unigram"}) {
+  const std::string text =
+      "Hello 👩‍👩‍👧, 中文 café e\u0301 नमस्ते!\n\n  x";
+  for (const char* name :
+       {"gpt2", "llama3", "qwen2", "smollm", "bert", "llama2", "gemma", "unigram"}) {
     CAPTURE(name);
     const Tokenizer tokenizer = family(name);
     const auto ids = tokenizer.encode(text);
@@ -57,6 +58,21 @@ TEST_CASE("bytes that never become a character do not wait for ever") {
   std::string all;
   for (int i = 0; i < 1000; ++i) all += stream.push(half);
   CHECK(all.size() > 2000);
+}
+
+TEST_CASE("special tokens are skipped or printed") {
+  const Tokenizer tokenizer = family("llama2");
+  const auto end = *tokenizer.id_of("</s>");
+  CHECK(tokenizer.is_special(end));
+  CHECK(!tokenizer.is_special(end + 1));
+  TextStream skipping(tokenizer), printing(tokenizer, false);
+  std::string skipped, printed;
+  auto ids = tokenizer.encode("a b", false);
+  ids.insert(ids.begin() + 1, end);
+  for (const auto id : ids) skipped += skipping.push(id);
+  for (const auto id : ids) printed += printing.push(id);
+  CHECK(skipped + skipping.finish() == tokenizer.decode(ids, true));
+  CHECK(printed + printing.finish() == tokenizer.decode(ids));
 }
 
 TEST_CASE("a wrong id leaves the stream as it was") {

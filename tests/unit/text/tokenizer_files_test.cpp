@@ -95,7 +95,8 @@ TEST_CASE("a malformed component of tokenizer.json is refused with its type") {
        "normalizer 'Precompiled'"},
       {R"("normalizer": {"type": "New"})", "normalizer 'New': this build has no normalizer 'New'"},
       {R"("normalizer": [])", "wrong type"},
-      {R"("normalizer": {"type": "NFC", "mode": 1})", "normalizer 'NFC': the field 'mode' is unknown"},
+      {R"("normalizer": {"type": "NFC", "mode": 1})",
+       "normalizer 'NFC': the field 'mode' is unknown"},
       {R"("normalizer": {"type": "Sequence"})", "the field 'normalizers' is missing"},
       {R"("normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""})",
        "the regular expression '(' does not compile"},
@@ -165,8 +166,9 @@ TEST_CASE("files of early tokenizers name no model type") {
 TEST_CASE("a wrong tokenizer_config.json is refused with its name") {
   TokenizerFolder folder(word_tokenizer());
   folder.write("tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "<x>"}}})");
-  CHECK_THROWS_WITH_AS(folder.open(), doctest::Contains("tokenizer_config.json: "
-                                                        "added_tokens_decoder: the key 'x' is no id"),
+  CHECK_THROWS_WITH_AS(folder.open(),
+                       doctest::Contains("tokenizer_config.json: "
+                                         "added_tokens_decoder: the key 'x' is no id"),
                        Error);
   folder.write("tokenizer_config.json", R"({"added_tokens_decoder": {"9": {"content": "<x>"}}})");
   CHECK_THROWS_WITH_AS(folder.open(), doctest::Contains("'<x>' has a wrong id"), Error);

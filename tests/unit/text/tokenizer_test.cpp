@@ -17,8 +17,8 @@ namespace {
 
 using Ids = std::vector<std::int64_t>;
 
-/// Provenance: tokenizer.json trained with Hugging Face tokenizers 0.23.3, whose answers golden.json
-/// holds.
+/// Provenance: tokenizer.json trained with Hugging Face tokenizers 0.23.3, whose answers
+/// golden.json holds.
 std::filesystem::path family(const std::string& name) {
   return std::filesystem::path(GRAFT_TEST_DATA) / "tokenizer" / name;
 }
@@ -83,8 +83,8 @@ TEST_CASE("invalid UTF-8 is read as U+FFFD") {
 TEST_CASE("an id that the vocabulary does not have is refused") {
   const Tokenizer tokenizer = Tokenizer::open(family("gpt2"));
   CHECK(tokenizer.size() == 1500);
-  CHECK_THROWS_WITH_AS(tokenizer.decode(Ids{1500}), "the vocabulary has no id 1500: expected 0 to 1499",
-                       Error);
+  CHECK_THROWS_WITH_AS(tokenizer.decode(Ids{1500}),
+                       "the vocabulary has no id 1500: expected 0 to 1499", Error);
   CHECK_THROWS_AS(tokenizer.decode(Ids{-1}), Error);
   CHECK_THROWS_AS(tokenizer.decode(Ids{std::int64_t{1} << 40}), Error);
 }
