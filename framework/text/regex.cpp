@@ -242,10 +242,14 @@ Regex::Walk::~Walk() {
 bool Regex::Walk::next(Match& match) {
   auto* data = static_cast<pcre2_match_data*>(data_);
   while (position_ <= subject_.size()) {
-    const int found =
-        pcre2_match(static_cast<const pcre2_code*>(regex_.code_.get()),
-                    reinterpret_cast<PCRE2_SPTR>(subject_.data()), subject_.size(), position_,
-                    PCRE2_NO_UTF_CHECK, data, static_cast<pcre2_match_context*>(context_));
+    const auto attempt = [&](std::uint32_t options) {
+      return pcre2_match(static_cast<const pcre2_code*>(regex_.code_.get()),
+                         reinterpret_cast<PCRE2_SPTR>(subject_.data()), subject_.size(), position_,
+                         options, data, static_cast<pcre2_match_context*>(context_));
+    };
+    int found = attempt(PCRE2_NO_UTF_CHECK);
+    // Compiled code has a small stack, which a repeated group can fill on a long word.
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = attempt(PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) return false;
     if (found < 0)
       throw Error(ErrorKind::model, "the regular expression " + quote(regex_.pattern_) +

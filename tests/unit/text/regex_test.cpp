@@ -56,6 +56,8 @@ TEST_CASE("what Oniguruma reads differently is refused") {
 }
 
 TEST_CASE("catastrophic backtracking ends in an error") {
+  CHECK_THROWS_WITH_AS(matches("(a|aa)+$", std::string(100'000, 'a') + "b"),
+                       doctest::Contains("cannot be matched against this text"), Error);
   CHECK_THROWS_WITH_AS(matches("(a+)+$", std::string(40, 'a') + "b"),
                        doctest::Contains("cannot be matched against this text"), Error);
 }
@@ -63,4 +65,8 @@ TEST_CASE("catastrophic backtracking ends in an error") {
 TEST_CASE("a long run of spaces is no catastrophe") {
   const std::string spaces(300'000, ' ');
   CHECK(matches(R"(\s*[\r\n]+|\s+(?!\S)|\s+)", spaces + "x").size() == 2);
+}
+
+TEST_CASE("a group that repeats over a long word matches it whole") {
+  CHECK(matches("(?:a|bc)+", std::string(200'000, 'a')).size() == 1);
 }
