@@ -12,6 +12,7 @@ namespace {
 
 struct Arguments {
   std::string model, input, output, dtype;
+  MethodOptions method;
 };
 
 at::Tensor read_ids(const std::string& file) {
@@ -34,6 +35,7 @@ void run(Program& program, const Arguments& given) {
   options.dtype = parse_dtype(given.dtype);
   options.device = program.device();
   options.context = program.context();
+  options.quantization_config = given.method.loading_settings();
   const auto ids = read_ids(given.input);
   const auto loaded = program.host().load(find_model(given.model), options);
   const c10::InferenceMode guard;
@@ -59,7 +61,7 @@ void run(Program& program, const Arguments& given) {
 
 }  // namespace
 
-void add_forward(CLI::App& app, Program& program) {
+void add_forward(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("forward", "Run token ids through a model and write its logits");
   verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
@@ -70,6 +72,7 @@ void add_forward(CLI::App& app, Program& program) {
       ->required();
   verb->add_option("--dtype", given->dtype,
                    "Of activations: float32, bfloat16 or float16; default as the model");
+  if (with_methods) given->method.add_loading_to(*verb, program.host());
   verb->footer(
       "graft forward models/SmolLM2-135M-Instruct --input ids.safetensors --output "
       "logits.safetensors");

@@ -26,6 +26,10 @@ Host& Program::host() {
     for (const auto& file : globals.registry_files) options.registry_files.emplace_back(file);
     options.allow_insecure_plugins = globals.allow_insecure;
     options.strict = globals.strict;
+    options.trust = globals.trust == "label"  ? Trust::label
+                    : globals.trust == "data" ? Trust::data
+                                              : Trust::neither;
+    options.allow_nonfinite = globals.allow_nonfinite;
     options.context = context();
     host_.emplace(std::move(options));
     for (const auto& verdict : host_->plugins().verdicts())

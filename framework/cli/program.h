@@ -17,7 +17,8 @@ namespace graft::cli {
 struct Globals {
   bool json = false, quiet = false, strict = false, allow_insecure = false;
   int verbose = 0, threads = 0;
-  std::string device = "cpu", log_file;
+  bool allow_nonfinite = false;
+  std::string device = "cpu", log_file, trust;
   std::vector<std::string> plugin_files, plugin_paths, registry_files;
 };
 
@@ -47,11 +48,16 @@ class MethodOptions {
  public:
   /// Adds --method and every option of every method of `host`, grouped by method in the help.
   void add_to(CLI::App& verb, const Host& host);
+  /// Adds the options that say how to run a quantized model, of every method.
+  void add_loading_to(CLI::App& verb, const Host& host);
   /// The quantization_config that was asked for, null when no --method was given. Throws
   /// Error(usage) for an option of another method.
   Value settings() const;
+  /// The fields that add_loading_to() got, null when none.
+  Value loading_settings() const;
 
  private:
+  void collect(const Host& host);
   std::string method_;
   std::map<std::string, std::vector<OptionSpec>> methods_;
   std::map<std::string, std::vector<std::string>> given_;  ///< by flag; only those that occur count
@@ -76,8 +82,10 @@ std::string seconds(double value);
 std::string read_text_file(const std::filesystem::path& file);
 
 // One function a verb, in the file of that name: declares its arguments and what runs.
+void add_convert(CLI::App& app, Program& program, bool with_formats);
+void add_dequantize(CLI::App& app, Program& program);
 void add_doctor(CLI::App& app, Program& program);
-void add_forward(CLI::App& app, Program& program);
+void add_forward(CLI::App& app, Program& program, bool with_methods);
 void add_inspect(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program, bool with_methods);
 void add_plugins(CLI::App& app, Program& program);
