@@ -8,6 +8,7 @@
 #include "applying/convert.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
+#include "planning/settings.h"
 
 namespace graft {
 namespace {
@@ -28,23 +29,6 @@ std::vector<fs::path> installed_registry() {
     if (entry.path().extension() == ".yaml") files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   return files;
-}
-
-/// Small files that belong to a model but not to its weights.
-bool is_companion(const fs::path& file) {
-  static const std::set<std::string> kNames{"generation_config.json",
-                                            "tokenizer.json",
-                                            "tokenizer_config.json",
-                                            "special_tokens_map.json",
-                                            "vocab.json",
-                                            "vocab.txt",
-                                            "merges.txt",
-                                            "added_tokens.json",
-                                            "chat_template.jinja",
-                                            "tokenizer.model",
-                                            "modules.json",
-                                            "sentence_bert_config.json"};
-  return kNames.contains(file.filename().string());
 }
 
 }  // namespace
@@ -154,112 +138,105 @@ const Plugins& Host::plugins() const { return state_->plugins; }
 const Registry& Host::registry() const { return state_->registry; }
 const HostOptions& Host::options() const { return state_->options; }
 
-namespace {
-
-/// The settings that hold for a checkpoint, and whether they describe it. Rules: formats.md 5.1.
-struct Settings {
-  const Value* value = nullptr;
-  bool from_file = false;
-};
-
-Settings settings_for(const Host& host, const Checkpoint& checkpoint, const LoadOptions& options) {
-  const Value* in_file =
-      options.ignore_quantization_config ? nullptr : quantization_config_of(checkpoint.config());
-  const bool given = options.quantization_config.is_object();
-  if (!in_file) return {given ? &options.quantization_config : nullptr, false};
-  if (given) {
-    const std::string asked = options.quantization_config.get_string("quant_method", "");
-    const std::string found = in_file->get_string("quant_method", "");
-    if (!asked.empty() && !found.empty() && asked != found)
-      throw Error(ErrorKind::usage, "the model is quantized already, by another method")
-          .at((checkpoint.folder() / "config.json").string())
-          .expected(quote(asked))
-          .found(quote(found))
-          .hint("dequantize it first, or give --ignore-quantization-config");
-    host.options().context.say(
-        LogLevel::warning, "host",
-        "the model brings its own quantization_config, which wins over the one given");
-  }
-  return {in_file, true};
-}
-
-}  // namespace
-
-namespace {
-
-struct Prepared {
+struct Host::State::Prepared {
   std::shared_ptr<Model> model;  ///< skeleton on meta
   std::optional<ModelQuantizer> quantizer;
+  Settings settings;
   Plan plan;
+
+  /// What is said of the settings comes before what is said of the modules.
+  void set_plan(Plan made) {
+    plan = std::move(made);
+    plan.notes.insert(plan.notes.begin(), settings.notes.begin(), settings.notes.end());
+    plan.doubts.insert(plan.doubts.begin(), settings.doubts.begin(), settings.doubts.end());
+  }
+  void settle(const Checkpoint& checkpoint, const Context& context) {
+    set_plan(quantizer->settle(checkpoint, context));
+  }
 };
 
-}  // namespace
-
-static Prepared prepare(const Host& host, const Checkpoint& checkpoint, const LoadOptions& options,
-                        const PlanRequest& base) {
-  const Settings settings = settings_for(host, checkpoint, options);
-  const auto dtype = options.dtype.value_or(model_dtype(checkpoint));
+Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& checkpoint,
+                                           const LoadOptions& given) const {
+  std::vector<Offer> offers;
+  for (const auto& claim : claims)
+    if (const auto* offered = quantizer(claim.plugin_id, claim.method))
+      offers.push_back({claim.method, offered});
   Prepared out;
+  out.settings = find_settings(checkpoint, given, offers,
+                               [&](const Value& value) { return find_method(value); });
+  const Settings& settings = out.settings;
+  const auto dtype = given.dtype.value_or(model_dtype(checkpoint));
   out.model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta).dtype(dtype));
   const bool has_weights = !checkpoint.tensors().empty();
-  if (settings.value) {
-    out.quantizer = ModelQuantizer::from_config(host, *settings.value, settings.from_file);
-    out.quantizer->validate_environment(options.device);
-    out.plan = out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype);
+  if (settings.value.is_object()) {
+    try {
+      out.quantizer = ModelQuantizer::from_config(host, settings.value, settings.from_checkpoint);
+    } catch (Error& error) {
+      if (settings.from_checkpoint) error.at((checkpoint.folder() / "config.json").string());
+      throw;
+    }
+    out.quantizer->validate_environment(given.device);
+    out.set_plan(
+        out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype));
   } else {
-    if (options.device != at::kCPU)
+    if (given.device != at::kCPU)
       throw Error(ErrorKind::usage, "only the device cpu is supported yet");
-    PlanRequest request = base;
-    request.checkpoint = has_weights ? &checkpoint : nullptr;
-    request.dtype = dtype;
-    out.plan = make_plan(out.model, request);
+    PlanRequest dense = request();
+    dense.checkpoint = has_weights ? &checkpoint : nullptr;
+    dense.dtype = dtype;
+    out.set_plan(make_plan(out.model, dense));
   }
   return out;
 }
 
 Plan Host::plan(const Checkpoint& checkpoint, const LoadOptions& options) const {
-  return prepare(*this, checkpoint, options, state_->request()).plan;
+  return state_->prepare(*this, checkpoint, options).plan;
 }
 
 LoadedModel Host::load(const fs::path& folder, const LoadOptions& options) const {
   return load(Checkpoint::open(folder), options);
 }
 
+Plan Host::inspect(const Checkpoint& checkpoint, const LoadOptions& options) const {
+  State::Prepared ready = state_->prepare(*this, checkpoint, options);
+  const bool whole = ready.plan.missing.empty() && ready.plan.mismatched.empty();
+  if (!ready.quantizer || !ready.quantizer->pre_quantized() || !whole || checkpoint.tensors().empty())
+    return ready.plan;
+  try {
+    ready.settle(checkpoint, options.context);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::model) throw;
+    ready.plan.refusal = error.what();
+  }
+  return ready.plan;
+}
+
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
-  Prepared ready = prepare(*this, checkpoint, options, state_->request());
+  State::Prepared ready = state_->prepare(*this, checkpoint, options);
   ready.plan.check(state_->options.strict);
-  for (const auto& note : ready.plan.notes) options.context.say(LogLevel::warning, "plan", note);
+  if (ready.quantizer && ready.quantizer->pre_quantized()) {
+    ready.settle(checkpoint, options.context);
+    ready.plan.check(state_->options.strict);
+  }
+  for (const auto* list : {&ready.plan.notes, &ready.plan.doubts})
+    for (const auto& note : *list) options.context.say(LogLevel::warning, "plan", note);
   if (!ready.plan.unexpected.empty())
     options.context.say(
         LogLevel::warning, "plan",
         std::to_string(ready.plan.unexpected.size()) +
             " tensor(s) of the checkpoint belong to no module and are not loaded, first " +
             ready.plan.unexpected.front());
-  LoadedModel loaded{ready.model, ready.plan, checkpoint, {}};
+  LoadedModel loaded{ready.model, ready.plan, checkpoint, nullptr, {}};
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   fill_from(ready.model, ready.plan, checkpoint, options.context, {});
   verify_filled(ready.model);
   ready.model->eval();
-  if (ready.quantizer) loaded.quantization_config = ready.quantizer->describe();
+  if (ready.quantizer) {
+    loaded.config = ready.quantizer->config();
+    loaded.quantization_config = ready.quantizer->describe();
+  }
   return loaded;
-}
-
-void Host::save(const LoadedModel& loaded, const fs::path& folder,
-                const WriteOptions& options) const {
-  FolderWriter writer(folder, options, {loaded.checkpoint.folder()});
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(loaded.checkpoint.folder(), error))
-    if (is_companion(entry.path())) writer.copy_file(entry.path());
-  Value config = loaded.model->config();
-  config.erase("quantization_config");
-  config.erase("torch_dtype");
-  config.set("dtype", dtype_word(loaded.plan.dtype));
-  if (loaded.quantization_config.is_object())
-    config.set("quantization_config", loaded.quantization_config);
-  writer.write_text("config.json", to_json(config, 2) + "\n");
-  writer.write_tensors(tensors_to_write(loaded.model, loaded.plan));
-  writer.commit();
 }
 
 }  // namespace graft

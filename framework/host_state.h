@@ -22,6 +22,9 @@ struct Host::State {
   void rebuild_registry();
   const Quantizer* quantizer(const std::string& plugin_id, const std::string& method) const;
   Method find_method(const Value& settings) const;
+  /// Skeleton, settings and plan of a checkpoint.
+  struct Prepared;
+  Prepared prepare(const Host& host, const Checkpoint& checkpoint, const LoadOptions& given) const;
   /// The common part of every plan.
   PlanRequest request() const;
 };

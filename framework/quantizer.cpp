@@ -6,9 +6,31 @@ namespace graft {
 
 QuantConfig::~QuantConfig() = default;
 Quantizer::~Quantizer() = default;
+Findings::~Findings() = default;
 
 std::shared_ptr<const QuantConfig> QuantConfig::for_module(const std::string&) const {
   return shared_from_this();
+}
+
+QuantConfigPtr Quantizer::in_format(const QuantConfig&, const std::string& format) const {
+  std::string known;
+  for (const auto& name : formats()) known += (known.empty() ? "" : ", ") + name;
+  throw Error(ErrorKind::usage, "the method has no such format")
+      .expected(known.empty() ? "none: it has one layout only" : "one of " + known)
+      .found(quote(format));
+}
+
+std::shared_ptr<const Findings> Quantizer::examine(const ModuleSpec&, const QuantConfig&,
+                                                   const Tensors&) const {
+  return nullptr;
+}
+
+Settled Quantizer::settle(const QuantConfigPtr& config, std::span<const Examined> modules,
+                          Trust) const {
+  Settled out;
+  out.config = config;
+  for (const auto& module : modules) out.configs.push_back(module.config);
+  return out;
 }
 
 GroupResult Quantizer::quantize(std::span<const GroupMember> group, const Context&) const {

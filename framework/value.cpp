@@ -118,6 +118,25 @@ std::string Value::get_string(std::string_view key, std::string_view otherwise) 
   return member ? in_field(key, [&] { return member->as_string(); }) : std::string(otherwise);
 }
 
+std::vector<std::string> Value::get_strings(std::string_view key) const {
+  std::vector<std::string> out;
+  const Value* member = find(key);
+  if (!member) return out;
+  const auto* list = std::get_if<Array>(&member->data_);
+  const auto wrong = [&](const Value& found) {
+    return Error(ErrorKind::model, "not a list of names")
+        .at("field " + quote(key))
+        .expected("a list of texts that are not empty")
+        .found(to_json(found));
+  };
+  if (!list) throw wrong(*member);
+  for (const auto& item : *list) {
+    if (!item.is_string() || item.as_string().empty()) throw wrong(item);
+    out.push_back(item.as_string());
+  }
+  return out;
+}
+
 namespace {
 
 /// Builds a Value from parser events: nlohmann's DOM would drop duplicate keys silently and recurse

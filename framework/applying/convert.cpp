@@ -8,6 +8,7 @@
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
 #include "graft/quantizer.h"
+#include "planning/settling.h"
 #include "plugins/call.h"
 
 namespace graft {
@@ -57,8 +58,7 @@ nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& p
   return *block;
 }
 
-at::Tensor read(const Checkpoint& checkpoint, const PlannedTensor& planned) {
-  const TensorInfo& info = checkpoint.at(planned.source);
+at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
   auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
   checkpoint.read(info, tensor.mutable_data_ptr());
   return tensor;
@@ -91,6 +91,15 @@ TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
   const auto flat = tensor.detach().to(at::kCPU).contiguous();
   return {std::move(name), dtype_of(flat.scalar_type()), flat.sizes().vec(), [flat] {
             return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
+          }};
+}
+
+/// The bytes of the checkpoint itself, read when their turn comes.
+TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
+  return {info.name, info.dtype, info.shape, [checkpoint, info] {
+            const std::shared_ptr<char[]> bytes(new char[info.bytes]);
+            checkpoint.read(info, bytes.get());
+            return std::shared_ptr<const void>(bytes, bytes.get());
           }};
 }
 
@@ -127,7 +136,9 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
     context.advance("load", done, total);
     Tensors tensors;
     for (const auto& planned : entry.tensors) {
-      tensors.set(planned.name, read(checkpoint, planned));
+      tensors.set(planned.name, read(checkpoint, checkpoint.at(planned.source)));
+      if (planned.finite && !planned.examined)
+        require_finite(*tensors.find(planned.name), planned.source);
       done += planned.bytes;
     }
     if (entry.action == Action::keep) {
@@ -217,23 +228,39 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
 }
 
 std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
-                                            const Plan& plan) {
+                                            const Plan& plan, const Checkpoint& checkpoint) {
   const std::set<std::string> tied(plan.tied.begin(), plan.tied.end());
   std::vector<TensorToWrite> out;
+  std::set<std::string> written;
+  const auto write = [&](TensorToWrite tensor) {
+    written.insert(tensor.name);
+    out.push_back(std::move(tensor));
+  };
   for (const auto& entry : plan.entries) {
     if (entry.action == Action::restructure) continue;
     const nn::Block& block = block_at(root, entry.spec.path);
     if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
       const auto saved = call_plugin(entry.plugin, entry.spec.path,
                                      [&] { return entry.quantizer->save(block, *entry.config); });
-      for (const auto& [name, tensor] : saved)
-        out.push_back(to_write(source_name(entry, name), tensor));
+      for (const auto& [name, tensor] : saved) write(to_write(source_name(entry, name), tensor));
+      // What the module came with belongs to it, whether its new layout has it or not.
+      for (const auto& planned : entry.tensors) written.insert(planned.source);
       continue;
     }
-    for (const auto& [name, tensor] : block.own_tensors())
-      if (!tied.contains(entry.spec.path + "." + name))
-        out.push_back(to_write(source_name(entry, name), tensor));
+    for (const auto& [name, tensor] : block.own_tensors()) {
+      if (tied.contains(entry.spec.path + "." + name)) continue;
+      const std::string source = source_name(entry, name);
+      const auto* info = plan.pre_quantized ? checkpoint.find(source) : nullptr;
+      const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
+      if (cast && in_dtype(read(checkpoint, *info), plan.dtype).equal(tensor))
+        write(as_stored(checkpoint, *info));
+      else
+        write(to_write(source, tensor));
+    }
   }
+  if (plan.pre_quantized)
+    for (const auto& info : checkpoint.tensors())
+      if (!written.contains(info.name)) out.push_back(as_stored(checkpoint, info));
   return out;
 }
 

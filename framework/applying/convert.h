@@ -40,9 +40,11 @@ void verify_filled(const std::shared_ptr<nn::Block>& root);
 void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                          at::ScalarType dtype);
 
-/// The model's tensors under their checkpoint names, in plan order, tied ones once. Refers to the
-/// model's memory: keep it until they are written.
+/// The model's tensors under their checkpoint names, in plan order, tied ones once. Of a model that
+/// was quantized already, tensors that were cast while loading are written as the checkpoint has
+/// them, and so are those that nothing took. Refers to the model's memory and to the checkpoint:
+/// keep both until they are written.
 std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
-                                            const Plan& plan);
+                                            const Plan& plan, const Checkpoint& checkpoint);
 
 }  // namespace graft

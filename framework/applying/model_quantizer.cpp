@@ -5,6 +5,7 @@
 #include "graft/host.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
+#include "planning/settling.h"
 #include "plugins/call.h"
 
 namespace graft {
@@ -14,6 +15,7 @@ struct ModelQuantizer::State {
   Method method;
   bool pre_quantized = false;
   bool planned = false;
+  bool settled = false;
   bool converted = false;
   Plan plan;
   std::function<bool(const ModuleSpec&)> predicate;
@@ -71,6 +73,7 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   request.pre_quantized = state_->pre_quantized;
   request.checkpoint = checkpoint;
   request.predicate = state_->predicate;
+  request.allow_nonfinite = state_->host->options.allow_nonfinite;
   if (dtype) {
     request.dtype = *dtype;
   } else {
@@ -82,6 +85,7 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   }
   state_->plan = graft::make_plan(model, request);
   state_->planned = true;
+  state_->settled = false;
   return state_->plan;
 }
 
@@ -90,7 +94,18 @@ const Plan& ModelQuantizer::plan() const { return state_->plan; }
 void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model,
                                       const Checkpoint* checkpoint) {
   if (!state_->planned) make_plan(model, checkpoint);
+  if (checkpoint && state_->pre_quantized) settle(*checkpoint);
   if (state_->pre_quantized) convert_model_for_quantization(model);
+}
+
+const Plan& ModelQuantizer::settle(const Checkpoint& checkpoint, const Context& context) {
+  if (!state_->planned) throw Error(ErrorKind::usage, "settle before make_plan");
+  if (state_->pre_quantized && !state_->settled)
+    state_->method.config =
+        settle_plan(state_->plan, checkpoint, state_->method.config,
+                    state_->host->options.trust, context);
+  state_->settled = true;
+  return state_->plan;
 }
 
 void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Block>& model) {
@@ -115,6 +130,7 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
     fill_from(model, dense, checkpoint, context, {});
     return;
   }
+  settle(checkpoint, context);
   fill_from(model, state_->plan, checkpoint, context, state_->observer);
 }
 
@@ -136,6 +152,8 @@ void ModelQuantizer::dequantize(const std::shared_ptr<nn::Block>& model) {
   dequantize_in_place(model, state_->plan, state_->plan.dtype);
   state_->converted = false;
 }
+
+const QuantConfigPtr& ModelQuantizer::config() const { return state_->method.config; }
 
 Value ModelQuantizer::describe() const {
   return call_plugin(state_->method.plugin_id, "quantization_config",

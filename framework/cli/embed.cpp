@@ -13,7 +13,8 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, dtype, text;
+  ModelToRun model;
+  std::string text;
 };
 
 /// A small JSON file of the model folder; null when there is none.
@@ -51,11 +52,11 @@ void truncate(std::vector<std::int64_t>& ids, std::size_t limit) {
 }
 
 void run(Program& program, const Arguments& given) {
-  const auto folder = find_model(given.model);
+  const auto folder = given.model.folder();
   check_pooling(folder);
   const Tokenizer tokenizer = Tokenizer::open(folder);
   std::istringstream lines(read_text_file(given.text));
-  const auto loaded = program.load(folder, given.dtype);
+  const auto loaded = given.model.load(program);
   const std::size_t limit = longest_input(folder, loaded.model->config());
   Value::Array rows;
   std::size_t cut = 0;
@@ -90,14 +91,12 @@ void run(Program& program, const Arguments& given) {
 
 }  // namespace
 
-void add_embed(CLI::App& app, Program& program) {
+void add_embed(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand(
       "embed", "Sentence embeddings of an encoder: mean-pooled, of length 1, one row a line");
-  verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
+  given->model.add_to(*verb, program, with_methods);
   verb->add_option("--text", given->text, "UTF-8 text file, one sentence a line")->required();
-  verb->add_option("--dtype", given->dtype,
-                   "Of activations: float32, bfloat16 or float16; default as the model");
   verb->footer("graft embed models/all-MiniLM-L6-v2 --text sentences.txt");
   verb->callback([given, &program] { run(program, *given); });
 }

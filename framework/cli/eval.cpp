@@ -10,14 +10,15 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, dtype, text;
+  ModelToRun model;
+  std::string text;
   std::int64_t context = 512;
 };
 
 void run(Program& program, const Arguments& given) {
-  const auto folder = find_model(given.model);
+  const auto folder = given.model.folder();
   const auto ids = Tokenizer::open(folder).encode(read_text_file(given.text));
-  const auto loaded = program.load(folder, given.dtype);
+  const auto loaded = given.model.load(program);
   const auto start = std::chrono::steady_clock::now();
   const Perplexity found = perplexity(*loaded.model, ids, given.context, program.context());
   const double took =
@@ -39,16 +40,14 @@ void run(Program& program, const Arguments& given) {
 
 }  // namespace
 
-void add_eval(CLI::App& app, Program& program) {
+void add_eval(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("eval", "Perplexity of a text");
-  verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
+  given->model.add_to(*verb, program, with_methods);
   verb->add_option("--text", given->text, "UTF-8 text file")->required();
   verb->add_option("--context", given->context, "Tokens of a window; windows do not overlap")
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 20));
-  verb->add_option("--dtype", given->dtype,
-                   "Of activations: float32, bfloat16 or float16; default as the model");
   verb->footer("graft eval models/SmolLM2-135M-Instruct --text book.txt");
   verb->callback([given, &program] { run(program, *given); });
 }

@@ -11,7 +11,8 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, input, output, dtype;
+  ModelToRun model;
+  std::string input, output;
 };
 
 at::Tensor read_ids(const std::string& file) {
@@ -31,7 +32,7 @@ at::Tensor read_ids(const std::string& file) {
 
 void run(Program& program, const Arguments& given) {
   const auto ids = read_ids(given.input);
-  const auto loaded = program.load(find_model(given.model), given.dtype);
+  const auto loaded = given.model.load(program);
   const c10::InferenceMode guard;
   Batch batch;
   batch.input_ids = ids;
@@ -55,17 +56,15 @@ void run(Program& program, const Arguments& given) {
 
 }  // namespace
 
-void add_forward(CLI::App& app, Program& program) {
+void add_forward(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("forward", "Run token ids through a model and write its logits");
-  verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
+  given->model.add_to(*verb, program, with_methods);
   verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64")
       ->required();
   verb->add_option("--output", given->output,
                    "safetensors file to write: logits or last_hidden_state, float32")
       ->required();
-  verb->add_option("--dtype", given->dtype,
-                   "Of activations: float32, bfloat16 or float16; default as the model");
   verb->footer(
       "graft forward models/SmolLM2-135M-Instruct --input ids.safetensors --output "
       "logits.safetensors");

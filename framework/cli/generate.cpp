@@ -12,7 +12,8 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, dtype, prompt, system, ids;
+  ModelToRun model;
+  std::string prompt, system, ids;
   bool chat = false, ignore_eos = false;
   GenerateOptions options;
 };
@@ -47,7 +48,7 @@ double rate(std::size_t tokens, double seconds) {
 }
 
 void run(Program& program, const Arguments& given) {
-  const auto folder = find_model(given.model);
+  const auto folder = given.model.folder();
   std::optional<Tokenizer> tokenizer;
   std::vector<std::int64_t> prompt = parse_ids(given.ids);
   if (given.ids.empty()) {
@@ -55,7 +56,7 @@ void run(Program& program, const Arguments& given) {
     prompt = encode(*tokenizer, given);
   }
   const auto start = std::chrono::steady_clock::now();
-  const auto loaded = program.load(folder, given.dtype);
+  const auto loaded = given.model.load(program);
   const double load =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   GenerateOptions options = given.options;
@@ -102,10 +103,10 @@ void run(Program& program, const Arguments& given) {
 
 }  // namespace
 
-void add_generate(CLI::App& app, Program& program) {
+void add_generate(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("generate", "Continue a text, or answer with --chat");
-  verb->add_option("MODEL", given->model, "Folder or cached org/name")->required();
+  given->model.add_to(*verb, program, with_methods);
   auto* text = verb->add_option("--prompt", given->prompt, "Text to continue");
   auto* ids = verb->add_option("--ids", given->ids, "Token ids in its place: 1,2,3; prints ids");
   auto* input = verb->add_option_group("input");
@@ -124,8 +125,6 @@ void add_generate(CLI::App& app, Program& program) {
       ->capture_default_str();
   verb->add_option("--seed", given->options.seed, "Of the sampling")->capture_default_str();
   verb->add_flag("--ignore-eos", given->ignore_eos, "Go on behind the end of the answer");
-  verb->add_option("--dtype", given->dtype,
-                   "Of activations: float32, bfloat16 or float16; default as the model");
   verb->footer(
       "graft generate models/SmolLM2-135M-Instruct --chat --prompt \"What is the capital of "
       "France?\"");

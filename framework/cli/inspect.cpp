@@ -6,6 +6,46 @@
 namespace graft::cli {
 namespace {
 
+/// "lm_head, 14 x mlp.gate (router)": kept matrices by the last words of their paths.
+std::string kept_matrices(const Plan& plan) {
+  std::vector<std::pair<std::string, std::size_t>> names;
+  for (const auto& entry : plan.entries) {
+    if (entry.action != Action::keep || entry.spec.in_features == 0) continue;
+    std::string name;  // without the parts that are numbers
+    for (std::size_t begin = 0; begin <= entry.spec.path.size();) {
+      const auto end = std::min(entry.spec.path.find('.', begin), entry.spec.path.size());
+      const std::string part = entry.spec.path.substr(begin, end - begin);
+      name = part.find_first_not_of("0123456789") == std::string::npos ? "" : name + "." + part;
+      begin = end + 1;
+    }
+    name = name.substr(1) + " (" + entry.reason + ")";
+    const auto known = std::find_if(names.begin(), names.end(),
+                                    [&](const auto& other) { return other.first == name; });
+    if (known == names.end())
+      names.emplace_back(name, 1);
+    else
+      ++known->second;
+  }
+  std::string out;
+  for (const auto& [name, count] : names)
+    out += (out.empty() ? "" : ", ") + (count > 1 ? std::to_string(count) + " x " : "") + name;
+  return out;
+}
+
+void print_lines(const char* title, const std::vector<std::string>& lines) {
+  for (const auto& line : lines) std::printf("%-10s %s\n", title, line.c_str());
+}
+
+void print_list(const char* title, const std::vector<std::string>& items) {
+  constexpr std::size_t kShown = 6;
+  std::printf("%-10s", title);
+  if (items.empty()) std::printf(" none");
+  for (std::size_t i = 0; i < items.size() && i < kShown; ++i)
+    std::printf("%s%s", i ? ", " : " ", items[i].c_str());
+  if (items.size() > kShown) std::printf(" and %zu more", items.size() - kShown);
+  std::printf("\n");
+}
+
 void run(Program& program, const std::string& argument) {
   const auto folder = find_model(argument);
   OpenOptions open;
@@ -13,7 +53,8 @@ void run(Program& program, const std::string& argument) {
   const Checkpoint checkpoint = Checkpoint::open(folder, open);
   LoadOptions options;
   options.context = program.context();
-  const Plan plan = program.host().plan(checkpoint, options);
+  const Plan plan = program.host().inspect(checkpoint, options);
+  program.terminal.finish_line();
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
   std::int64_t parameters = 0;
   for (const auto& parameter : model->parameters()) parameters += parameter.numel();
@@ -36,6 +77,7 @@ void run(Program& program, const std::string& argument) {
     result.set("bytes", static_cast<std::int64_t>(checkpoint.total_bytes()));
     result.set("dtype", std::string(dtype_word(plan.dtype)));
     result.set("declared", declared ? *declared : Value());
+    result.set("settings", plan.settings);
     result.set("quantized_modules", static_cast<std::int64_t>(plan.count(Action::quantize)));
     result.set("kept_modules", static_cast<std::int64_t>(plan.count(Action::keep)));
     result.set("quantized_bytes_percent", share);
@@ -43,32 +85,37 @@ void run(Program& program, const std::string& argument) {
     const auto list = [](const std::vector<std::string>& items) {
       return Value(Value::Array(items.begin(), items.end()));
     };
+    result.set("detected", list(plan.detected));
+    result.set("refusal", plan.refusal.empty() ? Value() : Value(plan.refusal));
     result.set("missing", list(plan.missing));
     result.set("mismatched", list(plan.mismatched));
     result.set("unexpected", list(plan.unexpected));
     result.set("notes", list(plan.notes));
+    result.set("doubts", list(plan.doubts));
     program.print_json(result);
     return;
   }
-  std::printf("model      %s, %.1fM parameters, %s    %zu shard(s), %s\n", type.c_str(),
-              static_cast<double>(parameters) / 1e6, std::string(dtype_word(plan.dtype)).c_str(),
-              checkpoint.shards().size(), megabytes(checkpoint.total_bytes()).c_str());
+  std::printf("model      %s, %zu layers, %.1fM parameters, %s    %zu shard(s), %s\n", type.c_str(),
+              model->cache_layers(), static_cast<double>(parameters) / 1e6,
+              std::string(dtype_word(plan.dtype)).c_str(), checkpoint.shards().size(),
+              megabytes(checkpoint.total_bytes()).c_str());
   std::printf("declared   %s\n",
-              declared ? (plan.method + " " + plan.settings).c_str() : "not quantized");
-  std::printf("coverage   quantized %zu modules, %.1f %% of bytes | kept %zu modules\n",
-              plan.count(Action::quantize), share, plan.count(Action::keep));
-  const auto list = [](const char* title, const std::vector<std::string>& items) {
-    std::printf("%-10s", title);
-    if (items.empty()) std::printf(" none");
-    for (std::size_t i = 0; i < items.size() && i < 6; ++i)
-      std::printf("%s%s", i ? ", " : " ", items[i].c_str());
-    if (items.size() > 6) std::printf(" and %zu more", items.size() - 6);
-    std::printf("\n");
-  };
-  list("missing", plan.missing);
-  list("wrong", plan.mismatched);
-  list("unexpected", plan.unexpected);
-  for (const auto& note : plan.notes) std::printf("note       %s\n", note.c_str());
+              plan.method.empty()
+                  ? "not quantized"
+                  : (plan.method + " " + plan.settings +
+                     (declared ? "    config.json" : "    a file beside config.json"))
+                        .c_str());
+  print_lines("detected", plan.detected);
+  if (!plan.refusal.empty()) std::printf("detected   ! %s\n", plan.refusal.c_str());
+  const std::string kept = kept_matrices(plan);
+  std::printf("coverage   quantized %zu modules, %.1f %% of bytes | kept %zu modules%s%s\n",
+              plan.count(Action::quantize), share, plan.count(Action::keep),
+              kept.empty() ? "" : ": ", kept.c_str());
+  print_list("missing", plan.missing);
+  print_list("wrong", plan.mismatched);
+  print_list("unexpected", plan.unexpected);
+  print_lines("note", plan.notes);
+  print_lines("!", plan.doubts);
   if (plan.count(Action::quantize)) {
     const auto first = std::find_if(plan.entries.begin(), plan.entries.end(),
                                     [](const auto& e) { return e.action == Action::quantize; });

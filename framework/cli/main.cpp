@@ -42,6 +42,10 @@ void add_globals(CLI::App& app, Globals& globals) {
   app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too");
   app.add_option("--registry", globals.registry_files, "Rules that win over the installed ones");
   app.add_flag("--strict", globals.strict, "What is unknown, unmatched or unexpected is an error");
+  app.add_option("--trust", globals.trust,
+                 "Who wins when a model's settings contradict its tensors: label or data")
+      ->check(CLI::IsMember({"label", "data"}));
+  app.add_flag("--allow-nonfinite", globals.allow_nonfinite, "Load scales with NaN or infinity");
   app.add_flag("--allow-insecure-plugins", globals.allow_insecure,
                "Load plugins that others may write to");
   app.add_option("--log", globals.log_file, "Append messages to this file");
@@ -73,11 +77,13 @@ int run(int argc, char** argv) {
   const auto asked_for = [&](std::string_view verb) {
     return std::any_of(argv + 1, argv + argc, [&](const char* word) { return word == verb; });
   };
+  add_convert(app, program, asked_for("convert"));
+  add_dequantize(app, program);
   add_doctor(app, program);
-  add_embed(app, program);
-  add_eval(app, program);
-  add_forward(app, program);
-  add_generate(app, program);
+  add_embed(app, program, asked_for("embed"));
+  add_eval(app, program, asked_for("eval"));
+  add_forward(app, program, asked_for("forward"));
+  add_generate(app, program, asked_for("generate"));
   add_import(app, program);
   add_inspect(app, program);
   add_plan(app, program, asked_for("plan"));

@@ -47,12 +47,36 @@ Value value_of(const OptionSpec& option, const std::vector<std::string>& words) 
 
 }  // namespace
 
-void MethodOptions::add_to(CLI::App& verb, const Host& host) {
+void MethodOptions::collect(const Host& host) {
   for (const auto* library : host.plugins().libraries())
     for (const auto& claim : library->claims())
       if (!methods_.contains(claim.method))
         if (const auto* quantizer = library->quantizer(claim.method))
           methods_[claim.method] = quantizer->options();
+}
+
+void MethodOptions::add_loading_to(CLI::App& verb, const Host& host) {
+  collect(host);
+  for (const auto& [method, options] : methods_)
+    for (const auto& option : options)
+      if (option.for_loading && !verb.get_option_no_throw(option.flag))
+        verb.add_option(option.flag, given_[option.flag], option.help)
+            ->type_name("{" + CLI::detail::join(option.choices, ",") + "}")
+            ->group("Models of " + method);
+}
+
+Value MethodOptions::loading_settings() const {
+  Value settings;
+  for (const auto& [method, options] : methods_)
+    for (const auto& option : options)
+      if (const auto words = given_.find(option.flag);
+          option.for_loading && words != given_.end() && !words->second.empty())
+        settings.set(option.name, value_of(option, words->second));
+  return settings;
+}
+
+void MethodOptions::add_to(CLI::App& verb, const Host& host) {
+  collect(host);
   std::string names;
   for (const auto& [name, options] : methods_) names += (names.empty() ? "" : ", ") + name;
   verb.add_option("--method", method_,

@@ -26,6 +26,10 @@ Host& Program::host() {
     for (const auto& file : globals.registry_files) options.registry_files.emplace_back(file);
     options.allow_insecure_plugins = globals.allow_insecure;
     options.strict = globals.strict;
+    options.trust = globals.trust == "label"  ? Trust::label
+                    : globals.trust == "data" ? Trust::data
+                                              : Trust::neither;
+    options.allow_nonfinite = globals.allow_nonfinite;
     options.context = context();
     host_.emplace(std::move(options));
     for (const auto& verdict : host_->plugins().verdicts())
@@ -34,14 +38,6 @@ Host& Program::host() {
                      verdict.file.string() + ": " + verdict.reason);
   }
   return *host_;
-}
-
-LoadedModel Program::load(const fs::path& folder, const std::string& dtype) {
-  LoadOptions options;
-  options.dtype = parse_dtype(dtype);
-  options.device = device();
-  options.context = context();
-  return host().load(folder, options);
 }
 
 c10::Device Program::device() const {

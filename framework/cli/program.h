@@ -17,7 +17,8 @@ namespace graft::cli {
 struct Globals {
   bool json = false, quiet = false, strict = false, allow_insecure = false;
   int verbose = 0, threads = 0;
-  std::string device = "cpu", log_file;
+  bool allow_nonfinite = false;
+  std::string device = "cpu", log_file, trust;
   std::vector<std::string> plugin_files, plugin_paths, registry_files;
 };
 
@@ -31,8 +32,6 @@ class Program {
   void configure();
   /// Made on first use, from the globals.
   Host& host();
-  /// The model in `folder`, with --device and --dtype (empty: as the model).
-  LoadedModel load(const std::filesystem::path& folder, const std::string& dtype);
   /// From --device.
   c10::Device device() const;
   /// Callbacks that show messages and progress and stop on Ctrl-C.
@@ -49,14 +48,31 @@ class MethodOptions {
  public:
   /// Adds --method and every option of every method of `host`, grouped by method in the help.
   void add_to(CLI::App& verb, const Host& host);
+  /// Adds the options that say how to run a quantized model, of every method.
+  void add_loading_to(CLI::App& verb, const Host& host);
   /// The quantization_config that was asked for, null when no --method was given. Throws
   /// Error(usage) for an option of another method.
   Value settings() const;
+  /// The fields that add_loading_to() got, null when none.
+  Value loading_settings() const;
 
  private:
+  void collect(const Host& host);
   std::string method_;
   std::map<std::string, std::vector<OptionSpec>> methods_;
   std::map<std::string, std::vector<std::string>> given_;  ///< by flag; only those that occur count
+};
+
+/// MODEL and --dtype of a verb that runs a model, and what plugins let it say about running.
+class ModelToRun {
+ public:
+  void add_to(CLI::App& verb, Program& program, bool with_methods);
+  std::filesystem::path folder() const;
+  LoadedModel load(Program& program) const;
+
+ private:
+  std::string model_, dtype_;
+  MethodOptions method_;
 };
 
 /// A folder as given, or an org/name from the local Hugging Face cache. Throws Error(usage) saying
@@ -78,11 +94,13 @@ std::string seconds(double value);
 std::string read_text_file(const std::filesystem::path& file);
 
 // One function a verb, in the file of that name: declares its arguments and what runs.
+void add_convert(CLI::App& app, Program& program, bool with_formats);
+void add_dequantize(CLI::App& app, Program& program);
 void add_doctor(CLI::App& app, Program& program);
-void add_embed(CLI::App& app, Program& program);
-void add_eval(CLI::App& app, Program& program);
-void add_forward(CLI::App& app, Program& program);
-void add_generate(CLI::App& app, Program& program);
+void add_embed(CLI::App& app, Program& program, bool with_methods);
+void add_eval(CLI::App& app, Program& program, bool with_methods);
+void add_forward(CLI::App& app, Program& program, bool with_methods);
+void add_generate(CLI::App& app, Program& program, bool with_methods);
 void add_import(CLI::App& app, Program& program);
 void add_inspect(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program, bool with_methods);

@@ -1,11 +1,17 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include <atomic>
 #include <cstdio>
+#include <exception>
 #include <memory>
+#include <mutex>
+#include <set>
 
+#include "checkpoint/nonfinite.h"
 #include "cli/program.h"
 #include "graft/module_graph.h"
+#include "graft/pool.h"
 #include "graft/tensors.h"
 
 namespace graft::cli {
@@ -21,19 +27,106 @@ at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
   return tensor;
 }
 
-/// Floats that no model can use; the file's own scales, norms and weights alike.
-std::vector<std::string> not_finite(const Checkpoint& checkpoint, const Context& context) {
-  std::vector<std::string> found;
-  std::uint64_t done = 0;
-  for (const auto& info : checkpoint.tensors()) {
-    if (is_float(info.dtype) && info.bytes > 0)
-      if (!at::isfinite(read(checkpoint, info).to(at::kFloat)).all().item<bool>())
-        found.push_back(quote(info.name));
-    done += info.bytes;
-    if (context.progress && !context.progress("reading", done, checkpoint.total_bytes()))
-      throw Error(ErrorKind::interrupted, "interrupted");
+/// Tensors of quantized modules in a float type that hold no floats, but packed codes.
+std::set<std::string> packed_tensors(const Plan& plan) {
+  std::set<std::string> names;
+  for (const auto& entry : plan.entries)
+    if (entry.action == Action::quantize && plan.pre_quantized)
+      for (const auto& tensor : entry.tensors)
+        if (!tensor.finite) names.insert(tensor.source);
+  return names;
+}
+
+/// Reads every byte of the checkpoint and finds tensors with NaN or infinity. A piece stays in the
+/// cache of the core that looks at it, so that this costs little more than reading.
+class Scan {
+ public:
+  Scan(const Checkpoint& checkpoint, const Plan& plan, const Context& context)
+      : checkpoint_(checkpoint), packed_(packed_tensors(plan)), context_(context) {
+    const auto& tensors = checkpoint.tensors();
+    for (std::size_t t = 0; t < tensors.size(); ++t)
+      for (std::uint64_t begin = 0; begin < tensors[t].bytes; begin += kPiece)
+        pieces_.push_back({t, begin, std::min(kPiece, tensors[t].bytes - begin)});
   }
-  return found;
+
+  /// "'name' at element 5", in the order of the tensors.
+  std::vector<std::string> run() {
+    const std::int64_t count = static_cast<std::int64_t>(pieces_.size());
+    // A round at a time, so that Ctrl-C is noticed; progress is told by this thread.
+    for (std::int64_t first = 0; first < count; first += kRound) {
+      for_each_chunk(pool(), std::min(kRound, count - first), [&](std::int64_t i) noexcept {
+        look_at(static_cast<std::size_t>(first + i));
+      });
+      if (failure_) std::rethrow_exception(failure_);
+      context_.advance("verify", done_.load(), checkpoint_.total_bytes());
+    }
+    std::vector<std::string> out;
+    for (const auto& [tensor, element] : found_)
+      out.push_back(quote(checkpoint_.tensors()[tensor].name) + " at element " +
+                    std::to_string(element));
+    return out;
+  }
+
+ private:
+  static constexpr std::uint64_t kPiece = 256U << 10;
+  static constexpr std::int64_t kRound = 1024;
+
+  struct Piece {
+    std::size_t tensor;
+    std::uint64_t begin, size;
+  };
+
+  void look_at(std::size_t index) noexcept {
+    const Piece& piece = pieces_[index];
+    const TensorInfo& info = checkpoint_.tensors()[piece.tensor];
+    try {
+      thread_local std::unique_ptr<unsigned char[]> buffer(new unsigned char[kPiece]);
+      checkpoint_.read(info, piece.begin, piece.size, buffer.get());
+      done_ += piece.size;
+      if (packed_.contains(info.name)) return;
+      const auto bad = first_nonfinite(info.dtype, buffer.get(), piece.size);
+      if (!bad) return;
+      const std::uint64_t element = piece.begin / size_of(info.dtype) + *bad;
+      const std::lock_guard lock(mutex_);
+      const auto known = found_.emplace(piece.tensor, element);
+      known.first->second = std::min(known.first->second, element);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+
+  const Checkpoint& checkpoint_;
+  std::set<std::string> packed_;
+  const Context& context_;
+  std::vector<Piece> pieces_;
+  std::atomic<std::uint64_t> done_{0};
+  std::mutex mutex_;
+  std::map<std::size_t, std::uint64_t> found_;
+  std::exception_ptr failure_;
+};
+
+/// Relative error of every quantized module against the dense model it was made from.
+Value::Array compare(Program& program, const Checkpoint& checkpoint, const LoadOptions& options,
+                     const std::string& against) {
+  const Checkpoint base = Checkpoint::open(find_model(against));
+  const auto loaded = program.host().load(checkpoint, options);
+  Value::Array rows;
+  for (const auto& entry : loaded.plan.entries) {
+    if (entry.action != Action::quantize) continue;
+    const auto [parent, name] = get_module_from_name(loaded.model, entry.spec.path);
+    const auto* block = dynamic_cast<const nn::Block*>(parent->named_children().find(name)->get());
+    const auto weight = entry.quantizer->dequantize(*block).to(at::kFloat);
+    auto dense = read(base, base.at(entry.spec.path + ".weight")).to(at::kFloat);
+    if (entry.spec.class_name == "Conv1D") dense = dense.t();
+    if (dense.sizes() != weight.sizes())
+      throw Error(ErrorKind::model, "the base model has another shape").at(entry.spec.path);
+    Value row;
+    row.set("path", entry.spec.path);
+    row.set("relative_error", ((weight - dense).norm() / dense.norm()).item<double>());
+    rows.push_back(std::move(row));
+  }
+  return rows;
 }
 
 void run(Program& program, const Arguments& given) {
@@ -41,48 +134,44 @@ void run(Program& program, const Arguments& given) {
   const Checkpoint checkpoint = Checkpoint::open(find_model(given.model));
   LoadOptions options;
   options.context = program.context();
-  const auto bad = not_finite(checkpoint, options.context);
-  auto loaded = program.host().load(checkpoint, options);
-  Value result;
-  result.set("tensors", static_cast<std::int64_t>(checkpoint.tensors().size()));
-  result.set("quantized", static_cast<std::int64_t>(loaded.plan.count(Action::quantize)));
-  result.set("unexpected",
-             Value::Array(loaded.plan.unexpected.begin(), loaded.plan.unexpected.end()));
-  result.set("not_finite", Value::Array(bad.begin(), bad.end()));
-  Value::Array rows;
-  double worst = 0;
-  if (!given.against.empty()) {
-    const Checkpoint base = Checkpoint::open(find_model(given.against));
-    for (const auto& entry : loaded.plan.entries) {
-      if (entry.action != Action::quantize) continue;
-      const auto [parent, name] = get_module_from_name(loaded.model, entry.spec.path);
-      const auto* block =
-          dynamic_cast<const nn::Block*>(parent->named_children().find(name)->get());
-      const auto weight = entry.quantizer->dequantize(*block).to(at::kFloat);
-      const auto dense = read(base, base.at(entry.spec.path + ".weight")).to(at::kFloat);
-      if (dense.sizes() != weight.sizes())
-        throw Error(ErrorKind::model, "the base model has another shape").at(entry.spec.path);
-      const double error = ((weight - dense).norm() / dense.norm()).item<double>();
-      worst = std::max(worst, error);
-      Value row;
-      row.set("path", entry.spec.path);
-      row.set("relative_error", error);
-      rows.push_back(std::move(row));
-    }
-    result.set("modules", rows);
-  }
+  const Plan plan = program.host().inspect(checkpoint, options);
+  plan.check(program.globals.strict);
+  const auto bad = Scan(checkpoint, plan, options.context).run();
+  const auto rows =
+      given.against.empty() ? Value::Array{} : compare(program, checkpoint, options, given.against);
+  const auto list = [](const std::vector<std::string>& items) {
+    return Value(Value::Array(items.begin(), items.end()));
+  };
   if (program.globals.json) {
+    Value result;
+    result.set("tensors", static_cast<std::int64_t>(checkpoint.tensors().size()));
+    result.set("bytes", static_cast<std::int64_t>(checkpoint.total_bytes()));
+    result.set("quantized", static_cast<std::int64_t>(plan.count(Action::quantize)));
+    result.set("detected", list(plan.detected));
+    result.set("notes", list(plan.notes));
+    result.set("doubts", list(plan.doubts));
+    result.set("unexpected", list(plan.unexpected));
+    result.set("not_finite", list(bad));
+    if (!given.against.empty()) result.set("modules", rows);
     program.print_json(result);
   } else {
-    for (const auto& row : rows)
+    double worst = 0;
+    for (const auto& row : rows) {
+      worst = std::max(worst, row.at("relative_error").as_double());
       std::printf("%-48s %.5f\n", row.at("path").as_string().c_str(),
                   row.at("relative_error").as_double());
-    std::printf("%zu tensors, %zu quantized modules: %s\n", checkpoint.tensors().size(),
-                loaded.plan.count(Action::quantize), bad.empty() ? "all well" : "not finite:");
-    for (const auto& name : bad) std::printf("  %s\n", name.c_str());
+    }
+    for (const auto& line : plan.detected) std::printf("detected   %s\n", line.c_str());
+    for (const auto& line : plan.notes) std::printf("note       %s\n", line.c_str());
+    for (const auto& line : plan.doubts) std::printf("!          %s\n", line.c_str());
+    for (const auto& name : plan.unexpected) std::printf("unexpected %s\n", name.c_str());
+    for (const auto& name : bad) std::printf("not finite %s\n", name.c_str());
     if (!rows.empty()) std::printf("worst relative error %.5f\n", worst);
+    if (bad.empty())
+      std::printf("%zu tensors, %s, %zu quantized modules: all well\n", checkpoint.tensors().size(),
+                  megabytes(checkpoint.total_bytes()).c_str(), plan.count(Action::quantize));
   }
-  if (!bad.empty())
+  if (!bad.empty() && !program.globals.allow_nonfinite)
     throw Error(ErrorKind::model, std::to_string(bad.size()) +
                                       " tensor(s) hold NaN or infinity, first " + bad.front())
         .at(quote(checkpoint.folder().string()));

@@ -76,12 +76,17 @@ void Plan::check(bool strict) const {
   if (!mismatched.empty())
     throw Error(ErrorKind::model, std::to_string(mismatched.size()) +
                                       " tensor(s) do not fit the model: " + list_of(mismatched));
+  if (!refusal.empty()) throw Error(ErrorKind::model, refusal);
   if (!strict) return;
   if (!unexpected.empty())
     throw Error(ErrorKind::coverage,
                 std::to_string(unexpected.size()) +
                     " tensor(s) of the checkpoint belong to no module: " + list_of(unexpected))
         .hint("leave out --strict to load without them");
+  if (!doubts.empty())
+    throw Error(ErrorKind::coverage, doubts.front() + (doubts.size() > 1 ? "; and " + std::to_string(doubts.size() - 1) +
+                                               " more" : ""))
+        .hint("leave out --strict to go on");
 }
 
 Value Plan::to_value() const {
@@ -118,7 +123,10 @@ Value Plan::to_value() const {
   out.set("missing", to_values(missing));
   out.set("mismatched", to_values(mismatched));
   out.set("unexpected", to_values(unexpected));
+  out.set("detected", to_values(detected));
   out.set("notes", to_values(notes));
+  out.set("doubts", to_values(doubts));
+  out.set("refusal", refusal.empty() ? Value() : Value(refusal));
   return out;
 }
 

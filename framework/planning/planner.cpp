@@ -84,9 +84,17 @@ class Planner {
     visit("", root_);
     for (const auto& [alias, owner] : tied_) plan_.tied.push_back(alias);
     for (const auto& name : source_.rest()) note_unexpected(name);
-    if (skip_)
-      for (const auto& name : skip_->unmatched())
-        plan_.notes.push_back("the skip entry " + quote(name) + " matched no module");
+    if (skip_) note_unmatched();
+    if (!dense_after_all_.empty())
+      plan_.notes.push_back("the settings say quantized, but the checkpoint is dense: " +
+                            some(dense_after_all_));
+    if (!quantized_after_all_.empty())
+      plan_.notes.push_back("the settings say dense, but the checkpoint is quantized: " +
+                            some(quantized_after_all_));
+    if (request_.method.config)
+      for (const auto& field : request_.method.config->unknown_fields)
+        plan_.doubts.push_back("nobody uses the field " + quote(field) +
+                               " of the quantization_config");
     if (request_.method.quantizer && plan_.count(Action::quantize) == 0)
       plan_.notes.push_back("no module is quantized");
     return std::move(plan_);
@@ -127,7 +135,7 @@ class Planner {
         return;
       }
       seen_[module.get()] = plan_.entries.size();
-      take_quantized(entry);
+      take_quantized(entry, *block);
       plan_.entries.push_back(std::move(entry));
       return;
     }
@@ -148,13 +156,16 @@ class Planner {
   bool decide(PlanEntry& entry) {
     if (request_.predicate && !request_.predicate(entry.spec))
       return keep(entry, "left out by the caller");
-    const bool tied = tied_.contains(entry.spec.path + ".weight");
-    if (tied) return keep(entry, "tied to " + tied_.at(entry.spec.path + ".weight"));
+    const bool by_tensors = request_.pre_quantized && source_.known();
+    if (const auto tied = tied_.find(entry.spec.path + ".weight"); tied != tied_.end()) {
+      if (by_tensors) refuse_quantized_alias(entry.spec, tied->second);
+      return keep(entry, "tied to " + tied->second);
+    }
     if (tied_owners_.contains(entry.spec.path + ".weight")) return keep(entry, "tied weight");
     const Decision decision = request_.registry->decide(
         {request_.method.name, entry.spec.class_name, entry.spec.path, device_word()});
-    const bool by_tensors = request_.pre_quantized && source_.known();
-    if (decision.kind == Decision::Kind::keep && !by_tensors) return keep(entry, decision.reason);
+    if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision)))
+      return keep(entry, decision.reason);
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
     if (decision.kind == Decision::Kind::replace) return restructure(entry, decision);
     if (!by_tensors && skip_)
@@ -162,6 +173,18 @@ class Planner {
         return keep(entry, "skip list: " + quote(*hit));
     if (!decision.resolved_class.empty()) entry.spec.class_name = decision.resolved_class;
     return choose(entry, decision, by_tensors);
+  }
+
+  void note_unmatched() {
+    const auto unmatched = skip_->unmatched();
+    if (unmatched.empty() || (request_.pre_quantized && source_.known())) return;
+    std::vector<std::string> paths;
+    for (const auto& entry : plan_.entries) paths.push_back(entry.spec.path);
+    for (const auto& name : unmatched) {
+      const auto near = nearest_names(name, paths);
+      plan_.notes.push_back("the skip entry " + quote(name) + " matched no module" +
+                            (near.empty() ? "" : "; did you mean " + near + "?"));
+    }
   }
 
   static bool keep(PlanEntry& entry, std::string reason) {
@@ -195,9 +218,19 @@ class Planner {
       if (!quantizer) continue;
       const auto base = config_for(claim.plugin_id, *quantizer, decision.options);
       const auto config = base->for_module(entry.spec.path);
-      if (by_tensors && !is_quantized(entry.spec, *quantizer, config ? *config : *base))
-        return keep(entry, "dense in the checkpoint");
-      if (!config && !by_tensors) return keep(entry, "the settings leave it dense");
+      if (by_tensors) {
+        const auto present = presence(entry.spec, *quantizer, config ? *config : *base);
+        const bool skipped = skip_ && skip_->match(entry.spec.path);
+        if (present == Presence::unmarked && (skipped || !config))
+          return keep(entry, "the settings leave it dense");
+        if (present == Presence::dense || (present == Presence::neither && !config)) {
+          if (config && !skipped) dense_after_all_.push_back(entry.spec.path);
+          return keep(entry, "dense in the checkpoint");
+        }
+        if (!config) quantized_after_all_.push_back(entry.spec.path);
+      } else if (!config) {
+        return keep(entry, "the settings leave it dense");
+      }
       const auto& settings = config ? config : base;
       const Support support = quantizer->supports(entry.spec, *settings);
       if (!support.yes) {
@@ -235,17 +268,50 @@ class Planner {
 
   /// The tensors present decide: those that a dense module does not have mark a quantized one. With
   /// neither a dense weight nor any of them the settings are believed, and what is missing is
-  /// reported.
-  bool is_quantized(const ModuleSpec& spec, const Quantizer& quantizer,
+  /// reported; likewise where a quantized module has the tensors of a dense one (unmarked).
+  enum class Presence { quantized, dense, neither, unmarked };
+  Presence presence(const ModuleSpec& spec, const Quantizer& quantizer,
                     const QuantConfig& config) const {
-    for (const auto& tensor : quantizer.tensors(spec, config))
-      if (tensor.name != "weight" && tensor.name != "bias" &&
-          source_.find(join(spec.path, tensor.name)))
-        return true;
-    return !source_.find(join(spec.path, "weight"));
+    bool marked = false;
+    for (const auto& tensor : quantizer.tensors(spec, config)) {
+      if (tensor.name == "weight" || tensor.name == "bias") continue;
+      marked = true;
+      if (source_.find(join(spec.path, tensor.name))) return Presence::quantized;
+    }
+    if (!marked) return Presence::unmarked;
+    return source_.find(join(spec.path, "weight")) ? Presence::dense : Presence::neither;
   }
 
-  void take_quantized(PlanEntry& entry) {
+  /// Whether the checkpoint has tensors of a quantized module there, for one of the claims.
+  bool is_quantized(const PlanEntry& entry, const Decision& decision) {
+    for (const auto& claim : decision.claims)
+      if (const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name)) {
+        const auto base = config_for(claim.plugin_id, *quantizer, decision.options);
+        const auto config = base->for_module(entry.spec.path);
+        if (presence(entry.spec, *quantizer, config ? *config : *base) == Presence::quantized)
+          return true;
+      }
+    return false;
+  }
+
+  void refuse_quantized_alias(const ModuleSpec& spec, const std::string& owner) {
+    PlanEntry entry;
+    entry.spec = spec;
+    const Decision decision =
+        request_.registry->decide({request_.method.name, spec.class_name, spec.path, device_word()});
+    if (is_quantized(entry, decision))
+      throw Error(ErrorKind::model, "the checkpoint has quantized tensors of a module whose weight "
+                                    "the config ties to " +
+                                        quote(owner))
+          .at(spec.path)
+          .hint("set tie_word_embeddings to false in config.json");
+  }
+
+  static std::string some(const std::vector<std::string>& paths) {
+    return std::to_string(paths.size()) + " module(s), first " + quote(paths.front());
+  }
+
+  void take_quantized(PlanEntry& entry, const nn::Block& dense) {
     const auto& spec = entry.spec;
     const auto element = static_cast<std::uint64_t>(c10::elementSize(request_.dtype));
     const auto weights = static_cast<std::uint64_t>(spec.in_features) *
@@ -256,8 +322,8 @@ class Planner {
     for (const auto& tensor : specs) entry.bytes_after += tensor.bytes;
     if (!source_.known()) return;
     if (!request_.pre_quantized) {
-      take(entry, "weight", {spec.out_features, spec.in_features}, true);
-      if (spec.bias) take(entry, "bias", {spec.out_features}, true);
+      for (const auto& [name, tensor] : dense.own_tensors())
+        take(entry, name, tensor.sizes().vec(), true);
       return;
     }
     entry.bytes_after = 0;
@@ -267,16 +333,25 @@ class Planner {
         if (tensor.required) plan_.missing.push_back(quote(join(spec.path, tensor.name)));
         continue;
       }
-      if (!tensor.dtypes.empty() && std::find(tensor.dtypes.begin(), tensor.dtypes.end(),
-                                              scalar_type(info->dtype)) == tensor.dtypes.end())
-        plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
-                                   ", expected " +
-                                   std::string(name_of(dtype_of(tensor.dtypes.front()))));
-      else if (tensor.shape && *tensor.shape != info->shape)
-        plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) +
-                                   ", expected " + shape_text(*tensor.shape));
+      check_shape(tensor, *info);
       add(entry, tensor.name, info);
+      entry.tensors.back().finite = tensor.finite && !request_.allow_nonfinite;
+      entry.tensors.back().examined = tensor.examined;
       entry.bytes_after += info->bytes;
+    }
+  }
+
+  void check_shape(const TensorSpec& tensor, const TensorInfo& info) {
+    if (!tensor.dtypes.empty() && std::find(tensor.dtypes.begin(), tensor.dtypes.end(),
+                                            scalar_type(info.dtype)) == tensor.dtypes.end()) {
+      std::string allowed;
+      for (const auto dtype : tensor.dtypes)
+        allowed += (allowed.empty() ? "" : " or ") + std::string(name_of(dtype_of(dtype)));
+      plan_.mismatched.push_back(quote(info.name) + " is " + std::string(name_of(info.dtype)) +
+                                 ", expected " + allowed);
+    } else if (tensor.shape && *tensor.shape != info.shape) {
+      plan_.mismatched.push_back(quote(info.name) + " is " + shape_text(info.shape) +
+                                 ", expected " + shape_text(*tensor.shape));
     }
   }
 
@@ -344,6 +419,7 @@ class Planner {
   Plan plan_;
   std::map<std::string, std::string> tied_;  // alias -> owner
   std::set<std::string> tied_owners_;
+  std::vector<std::string> dense_after_all_, quantized_after_all_;
   std::optional<SkipNames> skip_;
   std::map<std::string, QuantConfigPtr> configs_;  // by plugin
   std::map<const torch::nn::Module*, std::size_t> seen_;

@@ -47,6 +47,7 @@ struct PlanRequest {
   const Checkpoint* checkpoint = nullptr;
   at::ScalarType dtype = at::kFloat;
   c10::Device device = at::kCPU;
+  bool allow_nonfinite = false;  ///< NaN and infinity in scales are let through
   /// Further condition on what may be converted; empty: none.
   std::function<bool(const ModuleSpec&)> predicate;
 };

@@ -1,29 +1,14 @@
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "graft/export.h"
+#include "graft/regex.h"
 
 namespace graft {
-
-/// A compiled regular expression (PCRE2) with match and depth limits: a pattern from a file can
-/// make the program neither hang nor overflow its stack. Immutable, thread-safe, cheap to copy.
-class GRAFT_API Regex {
- public:
-  /// Throws Error(plugin) naming the pattern and the place of the mistake in it.
-  explicit Regex(std::string pattern);
-  /// The length of the match that starts at the beginning of `text`, or nullopt. `whole` asks for
-  /// one that covers all of it. Throws Error(plugin) naming the pattern when a limit is hit.
-  std::optional<std::size_t> match_start(std::string_view text, bool whole = false) const;
-
- private:
-  std::string pattern_;
-  std::shared_ptr<const void> code_;
-};
 
 /// How exactly a rule names modules; a later one wins.
 enum class Specificity { any, class_name, regex, glob, exact };

@@ -56,11 +56,6 @@ Decision Registry::decide(const Query& query) const {
   if (!fitting.empty()) {
     decision.rule = *fitting.front();
     decision.options = decision.rule->options;
-    if (decision.rule->keep) {
-      decision.kind = Decision::Kind::keep;
-      decision.reason = *decision.rule->keep + " (" + decision.rule->origin.text() + ")";
-      return decision;
-    }
   }
 
   const Rule* rule = decision.rule ? &*decision.rule : nullptr;
@@ -78,6 +73,11 @@ Decision Registry::decide(const Query& query) const {
       decision.losers.push_back({claim.plugin_id, rule->origin.text() + " pins " + rule->plugin});
     else
       decision.claims.push_back(claim);
+  }
+  if (rule && rule->keep) {
+    decision.kind = Decision::Kind::keep;
+    decision.reason = *rule->keep + " (" + rule->origin.text() + ")";
+    return decision;
   }
   if (rule && !rule->replacement.empty()) {
     decision.kind = Decision::Kind::replace;

@@ -57,7 +57,7 @@ struct Loser {
 struct GRAFT_API Decision {
   enum class Kind {
     none,     ///< nobody claims the class
-    keep,     ///< a rule keeps it dense
+    keep,     ///< a rule keeps it dense; who would build it is in `claims` all the same
     replace,  ///< a rule names a replacement
     claims,   ///< plugins may build it, in this order
   };

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "text/component.h"
-#include "text/regex.h"
+#include "text/text_regex.h"
 #include "text/utf8.h"
 
 namespace graft {
@@ -14,9 +14,9 @@ Pattern make_pattern(const Value& value) {
     throw Error(ErrorKind::model, "wrong pattern").expected("one field, 'String' or 'Regex'");
   const auto& [kind, member] = object.front();
   if (kind == "Regex")
-    return [regex = Regex(member.as_string())](std::string_view text, const OnMatch& on_match) {
-      Regex::Walk walk(regex, text);
-      for (Regex::Match match; walk.next(match);) on_match(match.begin, match.end);
+    return [regex = TextRegex(member.as_string())](std::string_view text, const OnMatch& on_match) {
+      TextRegex::Walk walk(regex, text);
+      for (TextRegex::Match match; walk.next(match);) on_match(match.begin, match.end);
     };
   if (kind != "String") refuse_type("pattern", kind);
   return [needle = member.as_string()](std::string_view text, const OnMatch& on_match) {

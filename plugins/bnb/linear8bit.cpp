@@ -18,7 +18,8 @@ Linear8bitLt::Linear8bitLt(const ModuleSpec& spec, const BnbConfig& config)
       in_features_(spec.in_features),
       out_features_(spec.out_features),
       threshold_(config.threshold),
-      how_(config.int8_forward) {
+      how_(config.int8_forward),
+      keeps_master_(config.has_fp16_weight) {
   const auto meta = at::TensorOptions(at::kMeta);
   own("weight", weight, at::empty({out_features_, in_features_}, meta.dtype(at::kChar)));
   own("SCB", SCB, at::empty({out_features_}, meta.dtype(at::kFloat)));
@@ -26,8 +27,12 @@ Linear8bitLt::Linear8bitLt(const ModuleSpec& spec, const BnbConfig& config)
 }
 
 void Linear8bitLt::fill(const Tensors& tensors) {
+  if (keeps_master_) {
+    const auto* given = tensors.find("bias");
+    return quantize(tensors.at("weight"), given ? *given : at::Tensor());
+  }
   const auto* format = tensors.find("weight_format");
-  has_format_ = format != nullptr;
+  format_ = format ? *format : at::Tensor();
   if (format && format->reshape({-1})[0].item<int>() != 0)
     throw Error(ErrorKind::model, "the int8 weight has a layout that only old GPUs used")
         .at("tensor 'weight_format'")
@@ -35,8 +40,6 @@ void Linear8bitLt::fill(const Tensors& tensors) {
         .found(std::to_string(format->reshape({-1})[0].item<int>()))
         .hint("save the model again with a current bitsandbytes");
   const auto& scales = tensors.at("SCB");
-  if (!at::isfinite(scales).all().item<bool>())
-    throw Error(ErrorKind::model, "the scales hold NaN or infinity").at("tensor 'SCB'");
   set_tensor("weight", tensors.at("weight").contiguous());
   set_tensor("SCB", scales.contiguous());
   if (const auto* given = tensors.find("bias")) set_tensor("bias", *given);
@@ -59,6 +62,10 @@ void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bia
   });
   set_tensor("weight", codes);
   set_tensor("SCB", scales);
+  if (keeps_master_)
+    master_ = dense;
+  else
+    format_ = at::zeros({}, at::kByte);
   if (given_bias.defined()) set_tensor("bias", given_bias);
 }
 
@@ -117,8 +124,9 @@ void Linear8bitLt::describe(ModuleSpec& spec) const {
 }
 
 Tensors Linear8bitLt::stored() const {
+  if (master_.defined()) return {{"weight", master_}};
   Tensors out{{"weight", weight}, {"SCB", SCB}};
-  if (has_format_) out.set("weight_format", at::zeros({}, at::kByte));
+  if (format_.defined()) out.set("weight_format", format_);
   return out;
 }
 

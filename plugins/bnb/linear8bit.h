@@ -35,7 +35,9 @@ class Linear8bitLt : public nn::Unary {
   std::int64_t in_features_, out_features_;
   double threshold_;
   BnbConfig::Int8Forward how_;
-  bool has_format_ = true;  ///< the file it came from had a weight_format
+  at::Tensor format_;  ///< weight_format of the file; undefined when it had none
+  at::Tensor master_;  ///< the 16-bit weight that llm_int8_has_fp16_weight keeps; else undefined
+  bool keeps_master_;
 };
 
 }  // namespace graft::bnb

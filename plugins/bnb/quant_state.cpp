@@ -28,11 +28,7 @@ at::Tensor checked(const Tensors& tensors, const std::string& name, at::ScalarTy
         .expected(std::to_string(count) + " elements of " + std::string(dtype_word(type)))
         .found(std::to_string(tensor.numel()) + " of " +
                std::string(dtype_word(tensor.scalar_type())));
-  const auto flat = tensor.reshape({-1}).contiguous();
-  if (flat.is_floating_point() && !at::isfinite(flat).all().item<bool>())
-    throw Error(ErrorKind::model, "a tensor of a 4-bit weight holds NaN or infinity")
-        .at("tensor " + quote(name));
-  return flat;
+  return tensor.reshape({-1}).contiguous();
 }
 
 Value read_blob(const Tensors& tensors, const std::string& name) {
@@ -54,13 +50,6 @@ Value read_blob(const Tensors& tensors, const std::string& name) {
   }
 }
 
-Error wrong(const std::string& blob, const std::string& field, const std::string& expected,
-            const std::string& found) {
-  Error error(ErrorKind::model, "the quant_state cannot be used");
-  error.at("tensor " + quote(blob)).at("field " + quote(field)).expected(expected).found(found);
-  return error;
-}
-
 at::Tensor as_tensor(const std::string& text) {
   auto tensor = at::empty({static_cast<std::int64_t>(text.size())}, at::kByte);
   std::copy(text.begin(), text.end(), tensor.mutable_data_ptr<std::uint8_t>());
@@ -72,6 +61,39 @@ at::Tensor as_tensor(const std::array<float, n>& values) {
   auto tensor = at::empty({static_cast<std::int64_t>(n)}, at::kFloat);
   std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
   return tensor;
+}
+
+/// bitsandbytes 0.50.2 on a CPU, saving after a forward pass (formats.md 6, 24).
+void refuse_run_time_layout(const at::Tensor& absmax) {
+  if (absmax.scalar_type() == at::kFloat || absmax.scalar_type() == at::kByte) return;
+  std::string shape;
+  for (const auto size : absmax.sizes())
+    shape += (shape.empty() ? "[" : ", ") + std::to_string(size);
+  throw Error(ErrorKind::model,
+              "the absmax is in the layout that bitsandbytes uses while it runs on a CPU; the packed "
+              "bytes are permuted too, and how is not in the file")
+      .at("tensor 'weight.absmax'")
+      .expected("float32, or uint8 when it is quantized")
+      .found(std::string(dtype_word(absmax.scalar_type())) + " " + shape + "]")
+      .hint("make the file again and save it before the model runs (bitsandbytes 0.50.2 writes this "
+            "after a forward pass on a CPU)");
+}
+
+void refuse_other_table(const at::Tensor& table, QuantType type) {
+  const QuantType other = type == QuantType::nf4 ? QuantType::fp4 : QuantType::nf4;
+  if (!table.equal(as_tensor(code_table(other)))) return;
+  throw Error(ErrorKind::model, "the code table is that of the other 4-bit type")
+      .at("tensor 'weight.quant_map'")
+      .expected(std::string("the table of ") + kTypeWords[type == QuantType::fp4])
+      .found(std::string("that of ") + kTypeWords[other == QuantType::fp4])
+      .hint("download the file again");
+}
+
+Error wrong(const std::string& blob, const std::string& field, const std::string& expected,
+            const std::string& found) {
+  Error error(ErrorKind::model, "the quant_state cannot be used");
+  error.at("tensor " + quote(blob)).at("field " + quote(field)).expected(expected).found(found);
+  return error;
 }
 
 }  // namespace
@@ -113,7 +135,9 @@ QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int6
   state.table = tensors.find("weight.quant_map")
                     ? checked(tensors, "weight.quant_map", at::kFloat, 16)
                     : as_tensor(code_table(state.type));
+  refuse_other_table(state.table, state.type);
   const std::int64_t blocks = blocks_of(rows * columns, state.blocksize);
+  refuse_run_time_layout(tensors.at("weight.absmax"));
   const bool nested = tensors.at("weight.absmax").scalar_type() == at::kByte;
   if (!nested) {
     state.absmax = checked(tensors, "weight.absmax", at::kFloat, blocks);
@@ -138,6 +162,18 @@ QuantState read_quant_state(const Tensors& tensors, std::int64_t rows, std::int6
   return state;
 }
 
+at::Tensor stored_as(const at::Tensor& packed, at::ScalarType storage) {
+  const auto bytes = packed.contiguous().view({-1}).view(at::kByte);
+  const auto width = static_cast<std::int64_t>(c10::elementSize(storage));
+  if (bytes.numel() % width != 0)
+    throw Error(ErrorKind::usage,
+                "the packed weight does not fill whole elements of bnb_4bit_quant_storage")
+        .expected("a multiple of " + std::to_string(width) + " bytes")
+        .found(std::to_string(bytes.numel()))
+        .hint("use uint8");
+  return bytes.view(storage).view({-1, 1});
+}
+
 QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,
                                 at::ScalarType storage) {
   const auto values = weight.to(at::kFloat).contiguous();
@@ -159,14 +195,7 @@ QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool d
   json.set("blocksize", kBlock);
   json.set("dtype", std::string(dtype_word(weight.scalar_type())));
   json.set("shape", Value::Array{weight.size(0), weight.size(1)});
-  const auto width = static_cast<std::int64_t>(c10::elementSize(storage));
-  if (packed.numel() % width != 0)
-    throw Error(ErrorKind::usage,
-                "the packed weight does not fill whole elements of bnb_4bit_quant_storage")
-        .expected("a multiple of " + std::to_string(width) + " bytes")
-        .found(std::to_string(packed.numel()))
-        .hint("use uint8");
-  out.stored.set("weight", packed.view({-1}).view(storage).view({-1, 1}));
+  out.stored.set("weight", stored_as(packed, storage));
   if (!double_quant) {
     out.stored.set("weight.absmax", absmax);
     out.stored.set("weight.quant_map", out.state.table);

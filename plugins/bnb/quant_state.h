@@ -34,6 +34,10 @@ struct QuantizedWeight {
   QuantState state;
 };
 
+/// Packed bytes as a column of `storage` elements. Throws Error(usage) when they do not fill whole
+/// ones.
+at::Tensor stored_as(const at::Tensor& packed, at::ScalarType storage);
+
 /// `weight` [N, K] float32, float16 or bfloat16, finite. `storage`: the type that the packed bytes
 /// are written as.
 QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,

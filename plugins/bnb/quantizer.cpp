@@ -1,5 +1,9 @@
 #include "quantizer.h"
 
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
 #include "graft/error.h"
 #include "kernels/cpu_level.h"
 #include "linear4bit.h"
@@ -22,8 +26,8 @@ std::vector<TensorSpec> tensors_of_4bit(const ModuleSpec& spec, const BnbConfig&
   const bool nested = config.double_quant;
   std::vector<TensorSpec> out;
   out.push_back({"weight", {}, std::nullopt, true, (count + 1) / 2});
-  out.push_back(
-      {"weight.absmax", {at::kFloat, at::kByte}, std::nullopt, true, nested ? blocks : 4 * blocks});
+  // Any dtype and shape: read_quant_state tells what is wrong with one.
+  out.push_back({"weight.absmax", {}, std::nullopt, true, nested ? blocks : 4 * blocks});
   out.push_back({"weight.nested_absmax",
                  {at::kFloat},
                  std::nullopt,
@@ -40,17 +44,26 @@ std::vector<TensorSpec> tensors_of_4bit(const ModuleSpec& spec, const BnbConfig&
                    type != config.type ? 0
                    : nested            ? kNestedBlobBytes
                                        : kBlobBytes});
+  for (auto& tensor : out)
+    if (tensor.name != "weight") tensor.examined = tensor.finite = true;
   return out;
 }
 
-std::vector<TensorSpec> tensors_of_8bit(const ModuleSpec& spec) {
+std::vector<TensorSpec> tensors_of_8bit(const ModuleSpec& spec, const BnbConfig& config) {
   const auto n = static_cast<std::uint64_t>(spec.out_features);
+  if (config.has_fp16_weight)
+    return {{"weight",
+             {at::kHalf, at::kBFloat16, at::kFloat},
+             std::vector{spec.out_features, spec.in_features},
+             true,
+             2 * n * static_cast<std::uint64_t>(spec.in_features),
+             true}};
   return {{"weight",
            {at::kChar},
            std::vector{spec.out_features, spec.in_features},
            true,
            n * static_cast<std::uint64_t>(spec.in_features)},
-          {"SCB", {at::kFloat}, std::vector{spec.out_features}, true, 4 * n},
+          {"SCB", {at::kFloat}, std::vector{spec.out_features}, true, 4 * n, true, true},
           {"weight_format", {at::kByte}, std::nullopt, false, 1}};
 }
 
@@ -119,7 +132,8 @@ std::vector<OptionSpec> BnbQuantizer::options() const {
        "llm_int8",
        "How int8 weights multiply",
        {"llm_int8", "dequant"},
-       {}},
+       {},
+       true},
       {"llm_int8_skip_modules",
        "--skip",
        Type::text,
@@ -130,10 +144,26 @@ std::vector<OptionSpec> BnbQuantizer::options() const {
   };
 }
 
+std::vector<std::string> BnbQuantizer::formats() const {
+  return {"uint8", "int8", "float16", "bfloat16", "float32", "float64"};
+}
+
+QuantConfigPtr BnbQuantizer::in_format(const QuantConfig& config, const std::string& format) const {
+  const auto& known = formats();
+  if (std::find(known.begin(), known.end(), format) == known.end())
+    return Quantizer::in_format(config, format);
+  if (own(config).bits == 8)
+    throw Error(ErrorKind::usage, "int8 weights have one format only")
+        .found(quote(format))
+        .hint("the formats are how packed 4-bit weights are stored");
+  auto copy = std::make_shared<BnbConfig>(own(config));
+  copy->storage = *dtype_from_word(format);
+  copy->other_storage = true;
+  return copy;
+}
+
 Support BnbQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
-  if (own(config).bits == 8 && own(config).has_fp16_weight)
-    return Support::no("llm_int8_has_fp16_weight keeps weights in 16 bits");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        (own(config).bits == 8 ? " int8" : " dequantize"));
 }
@@ -144,7 +174,7 @@ std::string BnbQuantizer::replacement_class(const ModuleSpec&, const QuantConfig
 
 std::vector<TensorSpec> BnbQuantizer::tensors(const ModuleSpec& spec,
                                               const QuantConfig& config) const {
-  auto out = own(config).bits == 8 ? tensors_of_8bit(spec) : tensors_of_4bit(spec, own(config));
+  auto out = own(config).bits == 8 ? tensors_of_8bit(spec, own(config)) : tensors_of_4bit(spec, own(config));
   if (spec.bias)
     out.push_back({"bias",
                    {},
@@ -152,6 +182,13 @@ std::vector<TensorSpec> BnbQuantizer::tensors(const ModuleSpec& spec,
                    true,
                    static_cast<std::uint64_t>(spec.out_features) * c10::elementSize(spec.dtype)});
   return out;
+}
+
+std::shared_ptr<const Findings> BnbQuantizer::examine(const ModuleSpec& spec,
+                                                      const QuantConfig& config,
+                                                      const Tensors& tensors) const {
+  if (own(config).bits == 4) read_quant_state(tensors, spec.out_features, spec.in_features);
+  return nullptr;
 }
 
 std::shared_ptr<nn::Block> BnbQuantizer::build(const ModuleSpec& spec,
@@ -172,22 +209,25 @@ GroupResult BnbQuantizer::quantize(std::span<const GroupMember> group, const Con
     const auto* given_bias = member.dense.find("bias");
     const auto bias = given_bias ? *given_bias : at::Tensor();
     auto module = build(member.spec, config);
+    // Conv1D of GPT-2 has its weight the other way round; bitsandbytes turns it for good.
+    auto weight = member.dense.at("weight");
+    if (member.spec.class_name == "Conv1D") weight = weight.t().contiguous();
     if (config.bits == 8)
-      dynamic_cast<Linear8bitLt&>(*module).quantize(member.dense.at("weight"), bias);
+      dynamic_cast<Linear8bitLt&>(*module).quantize(weight, bias);
     else
       dynamic_cast<Linear4bit&>(*module).fill(
-          quantize_weight(member.dense.at("weight"), config.type, config.double_quant,
-                          config.storage),
-          bias);
+          quantize_weight(weight, config.type, config.double_quant, config.storage), bias);
     result.modules.push_back(std::move(module));
   }
   return result;
 }
 
-Tensors BnbQuantizer::save(const nn::Block& module, const QuantConfig&) const {
+Tensors BnbQuantizer::save(const nn::Block& module, const QuantConfig& config) const {
   const auto* eight = dynamic_cast<const Linear8bitLt*>(&module);
   const auto* four = dynamic_cast<const Linear4bit*>(&module);
   Tensors out = eight ? eight->stored() : four->stored();
+  if (four && own(config).other_storage)
+    out.set("weight", stored_as(out.at("weight"), own(config).storage));
   const auto& bias = eight ? eight->bias : four->bias;
   if (bias.defined()) out.set("bias", bias);
   return out;

@@ -11,10 +11,14 @@ class BnbQuantizer : public Quantizer {
   QuantConfigPtr parse(const Value& settings) const override;
   Value describe(const QuantConfig& config) const override;
   std::vector<OptionSpec> options() const override;
+  std::vector<std::string> formats() const override;
+  QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const override;
   bool pre_quantized_by_default() const override { return false; }
   Support supports(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::string replacement_class(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::vector<TensorSpec> tensors(const ModuleSpec& spec, const QuantConfig& config) const override;
+  std::shared_ptr<const Findings> examine(const ModuleSpec& spec, const QuantConfig& config,
+                                          const Tensors& tensors) const override;
   std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                    const QuantConfig& config) const override;
   void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;

@@ -30,6 +30,8 @@ const char* word(QuantType type) { return type == QuantType::nf4 ? "nf4" : "fp4"
 
 std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
   auto config = std::make_shared<BnbConfig>();
+  config->source = settings;
+  config->source.erase("graft_int8_forward");
   const bool four = settings.get_bool("load_in_4bit", false);
   const bool eight = settings.get_bool("load_in_8bit", false);
   if (four && eight) throw wrong("load_in_8bit", "false, because load_in_4bit is true", true);
@@ -57,13 +59,7 @@ std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
   if (forward != "llm_int8" && forward != "dequant")
     throw wrong("graft_int8_forward", "llm_int8 or dequant", settings.at("graft_int8_forward"));
   config->int8_forward = forward == "dequant" ? Int8Forward::dequant : Int8Forward::llm_int8;
-  if (const Value* skip = settings.find("llm_int8_skip_modules")) {
-    if (!skip->is_array()) throw wrong("llm_int8_skip_modules", "a list of names", *skip);
-    for (const auto& name : skip->as_array()) {
-      if (!name.is_string()) throw wrong("llm_int8_skip_modules", "a list of names", *skip);
-      config->skip.push_back(name.as_string());
-    }
-  }
+  config->skip = settings.get_strings("llm_int8_skip_modules");
   static const std::set<std::string_view> kKnown{"_load_in_4bit",
                                                  "_load_in_8bit",
                                                  "bnb_4bit_compute_dtype",
@@ -79,10 +75,7 @@ std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
                                                  "load_in_8bit",
                                                  "quant_method"};
   for (const auto& [key, value] : settings.as_object())
-    if (!kKnown.contains(key)) {
-      config->unknown_fields.push_back(key);
-      config->unused.set(key, value);
-    }
+    if (!kKnown.contains(key)) config->unknown_fields.push_back(key);
   return config;
 }
 
@@ -102,7 +95,8 @@ Value BnbConfig::describe() const {
   out.set("load_in_4bit", bits == 4);
   out.set("load_in_8bit", bits == 8);
   out.set("quant_method", "bitsandbytes");
-  for (const auto& [key, value] : unused.as_object()) out.set(key, value);
+  for (const auto& [key, value] : source.as_object())
+    if (key != "bnb_4bit_quant_storage" || !other_storage) out.set(key, value);
   return out;
 }
 

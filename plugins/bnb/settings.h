@@ -16,7 +16,7 @@ class BnbConfig : public QuantConfig {
  public:
   /// Throws Error(model) naming the field.
   static std::shared_ptr<const BnbConfig> parse(const Value& settings);
-  /// All 13 fields that Transformers writes, in its order, then those that nobody uses.
+  /// All 13 fields that Transformers writes, in its order; those that were given as they came.
   Value describe() const;
   std::string summary() const override;
 
@@ -27,11 +27,12 @@ class BnbConfig : public QuantConfig {
   bool double_quant = false;
   at::ScalarType compute_dtype = at::kFloat;
   at::ScalarType storage = at::kByte;  ///< of packed 4-bit weights that are written
+  bool other_storage = false;          ///< `storage` is not what the checkpoint has
   double threshold = 6.0;              ///< of activations that leave int8; 0: none do
   bool has_fp16_weight = false;
   bool cpu_offload = false;
   Int8Forward int8_forward = Int8Forward::llm_int8;
-  Value unused{Value::Object{}};  ///< the fields that nobody uses
+  Value source{Value::Object{}};  ///< as given
 };
 
 }  // namespace graft::bnb

@@ -8,7 +8,9 @@ import tempfile
 
 import numpy as np
 
-TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8, "I8": np.int8}
+TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64,
+         "I32": np.int32, "I16": np.int16, "U8": np.uint8, "I8": np.int8,
+         "BF16": np.uint16}  # as bits: numpy has no bfloat16
 
 
 def read(path):

@@ -28,6 +28,9 @@ struct HostOptions {
   bool allow_insecure_plugins = false;
   std::vector<std::filesystem::path> registry_files;  ///< rules that win over installed ones
   bool strict = false;  ///< what is unknown, unmatched or unexpected is an error
+  /// Who wins when a checkpoint's settings and its tensors contradict each other.
+  Trust trust = Trust::neither;
+  bool allow_nonfinite = false;  ///< NaN and infinity in scales are let through
   Context context;      ///< for log messages of the host itself
 };
 
@@ -46,6 +49,7 @@ struct LoadedModel {
   std::shared_ptr<Model> model;
   Plan plan;
   Checkpoint checkpoint;      ///< where it came from
+  QuantConfigPtr config;      ///< of the method; nullptr when nothing is quantized
   Value quantization_config;  ///< to write; null when nothing is quantized
 };
 
@@ -69,11 +73,21 @@ class GRAFT_API Host {
 
   /// The whole conversion without reading a weight. A folder with config.json alone can be planned.
   Plan plan(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
+  /// The plan after the small tensors were read (scales, zero points): with what they say, and with
+  /// what load() would refuse as its `refusal`.
+  Plan inspect(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
   /// Runs all steps: skeleton on meta, plan, check, convert, load, verify.
   LoadedModel load(const std::filesystem::path& folder, const LoadOptions& options = {}) const;
   LoadedModel load(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
+  /// Makes save() write quantized modules in another layout of their method (Quantizer::formats).
+  /// Throws Error(usage) when the method has no such layout; one that does not fit a module is found
+  /// by save(), before a file is made.
+  void set_format(LoadedModel& loaded, const std::string& format) const;
+  /// Dense modules with the dequantized weights in `dtype` in place of all quantized ones.
+  void dequantize(LoadedModel& loaded, at::ScalarType dtype) const;
   /// Writes a complete Hugging Face folder, or nothing. Copies the tokenizer's and other small
-  /// files of the source.
+  /// files of the source. Of a model that was quantized already, every tensor and every field of
+  /// the config is written as it was.
   void save(const LoadedModel& loaded, const std::filesystem::path& folder,
             const WriteOptions& options = {}) const;
 

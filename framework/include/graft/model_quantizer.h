@@ -59,6 +59,10 @@ class GRAFT_API ModelQuantizer {
   /// Plans unless done; when pre-quantized also convert_model_for_quantization.
   void preprocess_model(const std::shared_ptr<nn::Block>& model,
                         const Checkpoint* checkpoint = nullptr);
+  /// Reads the small tensors of the planned modules and settles what the settings leave open
+  /// (Quantizer::settle). preprocess_model does it when it is given a checkpoint, load_weights when
+  /// nobody did. Throws Error(model) when tensors and settings contradict each other.
+  const Plan& settle(const Checkpoint& checkpoint, const Context& context = {});
   /// Swaps every planned module for its replacement on meta, in place, all or nothing.
   void convert_model_for_quantization(const std::shared_ptr<nn::Block>& model);
   /// Fills the model. A dense checkpoint fills dense modules here; postprocess_model converts them.
@@ -71,6 +75,8 @@ class GRAFT_API ModelQuantizer {
   bool is_serializable() const;
   /// Dense Linear modules again, with the dequantized weights.
   void dequantize(const std::shared_ptr<nn::Block>& model);
+  /// The settings, as settled.
+  const QuantConfigPtr& config() const;
   /// The quantization_config to write.
   Value describe() const;
 

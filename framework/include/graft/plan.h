@@ -23,6 +23,8 @@ struct PlannedTensor {
   std::string name;    ///< relative to the module: "weight"
   std::string source;  ///< name in the checkpoint
   std::uint64_t bytes = 0;
+  bool finite = false;    ///< NaN and infinity in it are refused
+  bool examined = false;  ///< its quantizer looks at it before anything is loaded
 };
 
 /// What becomes of one module that owns parameters.
@@ -58,7 +60,10 @@ struct GRAFT_API Plan {
   std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks
   std::vector<std::string> mismatched;  ///< tensors whose shape or dtype cannot be used, with both
   std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes
-  std::vector<std::string> notes;       ///< warnings for people
+  std::vector<std::string> detected;    ///< what the tensors themselves say, once they were read
+  std::vector<std::string> notes;       ///< what is odd but harmless, for people
+  std::vector<std::string> doubts;      ///< warnings that `strict` makes errors of
+  std::string refusal;  ///< what contradicts the settings in the tensors; empty: nothing was found
 
   std::size_t count(Action action) const;
   std::uint64_t bytes_before() const;
@@ -68,8 +73,8 @@ struct GRAFT_API Plan {
   /// Bytes of the checkpoint that entries take.
   std::uint64_t bytes_taken() const;
 
-  /// Throws Error(model) listing what is missing or mismatched; under `strict` also Error(coverage)
-  /// for what is unexpected or left dense for want of support.
+  /// Throws Error(model) listing what is missing, mismatched or contradictory; under `strict` also Error(coverage)
+  /// for what is unexpected or doubtful.
   void check(bool strict) const;
   /// Stable keys, docs/cli.md.
   Value to_value() const;

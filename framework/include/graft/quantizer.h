@@ -36,6 +36,33 @@ struct TensorSpec {
   std::optional<std::vector<std::int64_t>> shape;  ///< std::nullopt: any
   bool required = true;
   std::uint64_t bytes = 0;  ///< what writing it takes, for the plan; 0: none or unknown
+  bool finite = false;      ///< NaN and infinity in it are refused before fill()
+  bool examined = false;    ///< small: examine() gets it
+};
+
+/// Which side wins when the settings and the tensors of a checkpoint contradict each other.
+enum class Trust { neither, label, data };
+
+/// What the small tensors of one module say; a plugin derives its own.
+class GRAFT_API Findings {
+ public:
+  virtual ~Findings();
+};
+
+/// A module that was examined.
+struct Examined {
+  ModuleSpec spec;
+  QuantConfigPtr config;
+  std::shared_ptr<const Findings> findings;
+};
+
+/// What holds for a checkpoint after its tensors were looked at.
+struct Settled {
+  QuantConfigPtr config;                ///< of the model, for describe()
+  std::vector<QuantConfigPtr> configs;  ///< of each module, in the order they were given
+  std::vector<std::string> detected;    ///< lines for people: "zero points are 8 everywhere: v1"
+  std::vector<std::string> notes;       ///< what is odd but harmless
+  std::vector<std::string> doubts;      ///< warnings that --strict makes errors of
 };
 
 /// One option of a method, from which the command line and YAML make theirs.
@@ -49,6 +76,8 @@ struct OptionSpec {
   /// Settings that a choice stands for, when it is no plain field: {"int8": {"load_in_8bit":
   /// true}}.
   Value meaning;
+  /// Says how to run a quantized model, not what it is: may be given beside the model's settings.
+  bool for_loading = false;
 };
 
 /// Modules with one common input (q/k/v; gate/up; else one alone), quantized together.
@@ -83,6 +112,16 @@ class GRAFT_API Quantizer {
 
   virtual std::vector<OptionSpec> options() const = 0;
 
+  /// Files beside config.json that hold the settings too, or alone in old folders: read when
+  /// config.json has none, written beside it.
+  virtual std::vector<std::string> settings_files() const { return {}; }
+
+  /// Layouts that a checkpoint of the method can be written in: "gptq", "gptq_v2".
+  virtual std::vector<std::string> formats() const { return {}; }
+
+  /// `config` with another of formats(); save() then writes that layout. Throws Error(usage).
+  virtual QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const;
+
   /// Whether the method needs a checkpoint that is quantized already (or calibration to make one).
   virtual bool pre_quantized_by_default() const = 0;
 
@@ -97,6 +136,17 @@ class GRAFT_API Quantizer {
   virtual std::vector<TensorSpec> tensors(const ModuleSpec& spec,
                                           const QuantConfig& config) const = 0;
 
+  /// Looks at the tensors of a module that tensors() marks as examined, before anything is loaded.
+  /// Those that the checkpoint lacks are absent. May throw Error(model) naming the tensor.
+  virtual std::shared_ptr<const Findings> examine(const ModuleSpec& spec, const QuantConfig& config,
+                                                  const Tensors& tensors) const;
+
+  /// Once for a checkpoint, with all its quantized modules: finds out what the settings leave open
+  /// and whether the tensors agree with them. Throws Error(model) for a contradiction that `trust`
+  /// does not decide. The default leaves the configs as they are.
+  virtual Settled settle(const QuantConfigPtr& config, std::span<const Examined> modules,
+                         Trust trust) const;
+
   /// The replacement, every tensor on meta: allocates nothing of the weight's size.
   virtual std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                            const QuantConfig& config) const = 0;
@@ -109,7 +159,9 @@ class GRAFT_API Quantizer {
   /// it.
   virtual GroupResult quantize(std::span<const GroupMember> group, const Context& context) const;
 
-  /// The tensors of a filled module in the checkpoint's layout, bit for bit.
+  /// The tensors of a filled module in the layout that `config` describes: bit for bit those it was
+  /// filled with when that is its own. Throws Error(usage) when they cannot be had in that layout
+  /// without a loss.
   virtual Tensors save(const nn::Block& module, const QuantConfig& config) const = 0;
 
   /// The dense weight [N, K] that a filled module stands for, in the dtype its format defines.

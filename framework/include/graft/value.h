@@ -66,6 +66,8 @@ class GRAFT_API Value {
   std::int64_t get_int(std::string_view key, std::int64_t otherwise) const;
   double get_double(std::string_view key, double otherwise) const;
   std::string get_string(std::string_view key, std::string_view otherwise) const;
+  /// A list of strings, none of them empty; no such member: an empty list.
+  std::vector<std::string> get_strings(std::string_view key) const;
 
   bool operator==(const Value& other) const = default;
 

@@ -1,4 +1,4 @@
-#include "text/regex.h"
+#include "text/text_regex.h"
 
 #include <doctest/doctest.h>
 
@@ -8,15 +8,15 @@
 #include "graft/error.h"
 
 using graft::Error;
-using graft::Regex;
+using graft::TextRegex;
 
 namespace {
 
 std::vector<std::string> matches(std::string_view pattern, std::string_view text) {
-  const Regex regex(pattern);
-  Regex::Walk walk(regex, text);
+  const TextRegex regex(pattern);
+  TextRegex::Walk walk(regex, text);
   std::vector<std::string> out;
-  for (Regex::Match match; walk.next(match);)
+  for (TextRegex::Match match; walk.next(match);)
     out.emplace_back(text.substr(match.begin, match.end - match.begin));
   return out;
 }
@@ -46,13 +46,13 @@ TEST_CASE("what Oniguruma reads differently is refused") {
   for (const char* pattern : {R"(\h)", R"(a{1,2}+)", R"([a-z&&[^b]])", R"([a[bc]])", "(?m:.)",
                               R"([\W])", R"(\pL)", R"(\K)", R"([[:graph:]])"}) {
     CAPTURE(pattern);
-    CHECK_THROWS_AS(Regex{pattern}, Error);
+    CHECK_THROWS_AS(TextRegex{pattern}, Error);
   }
-  CHECK_THROWS_WITH_AS(Regex("(a"), doctest::Contains("does not compile"), Error);
-  CHECK_THROWS_AS(Regex("\\p{Nonsense}"), Error);
-  CHECK_THROWS_AS(Regex("\\"), Error);
-  CHECK_THROWS_AS(Regex(std::string(100'000, 'a')), Error);
-  CHECK_THROWS_AS(Regex(std::string(10'000, '(') + std::string(10'000, ')')), Error);
+  CHECK_THROWS_WITH_AS(TextRegex("(a"), doctest::Contains("does not compile"), Error);
+  CHECK_THROWS_AS(TextRegex("\\p{Nonsense}"), Error);
+  CHECK_THROWS_AS(TextRegex("\\"), Error);
+  CHECK_THROWS_AS(TextRegex(std::string(100'000, 'a')), Error);
+  CHECK_THROWS_AS(TextRegex(std::string(10'000, '(') + std::string(10'000, ')')), Error);
 }
 
 TEST_CASE("catastrophic backtracking ends in an error") {

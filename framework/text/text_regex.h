@@ -11,10 +11,10 @@ namespace graft {
 /// reads them with PCRE2 so that both match alike: \s, \w, \b and script names are rewritten, `^`
 /// and `$` match at every line. What means something else in the two languages is refused.
 /// Copies share the compiled code; const functions are thread-safe.
-class Regex {
+class TextRegex {
  public:
   /// Throws Error(model) with the place in the pattern when it does not compile.
-  explicit Regex(std::string_view pattern);
+  explicit TextRegex(std::string_view pattern);
 
   struct Match {
     std::size_t begin, end;
@@ -23,7 +23,7 @@ class Regex {
   /// Walks the non-overlapping matches of one subject (valid UTF-8, kept by the caller).
   class Walk {
    public:
-    Walk(const Regex& regex, std::string_view subject);
+    Walk(const TextRegex& regex, std::string_view subject);
     ~Walk();
     Walk(const Walk&) = delete;
     Walk& operator=(const Walk&) = delete;
@@ -33,7 +33,7 @@ class Regex {
     bool next(Match& match);
 
    private:
-    const Regex& regex_;
+    const TextRegex& regex_;
     std::string_view subject_;
     void* data_;
     void* context_;

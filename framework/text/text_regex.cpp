@@ -1,4 +1,4 @@
-#include "text/regex.h"
+#include "text/text_regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -206,7 +206,7 @@ class Translation {
 
 }  // namespace
 
-Regex::Regex(std::string_view pattern) : pattern_(pattern) {
+TextRegex::TextRegex(std::string_view pattern) : pattern_(pattern) {
   if (pattern.size() > kPatternLimit)
     throw Error(ErrorKind::model, "the regular expression is too long")
         .expected("at most " + std::to_string(kPatternLimit) + " bytes")
@@ -223,7 +223,7 @@ Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // without it the interpreter does the same
 }
 
-Regex::Walk::Walk(const Regex& regex, std::string_view subject)
+TextRegex::Walk::Walk(const TextRegex& regex, std::string_view subject)
     : regex_(regex),
       subject_(subject),
       data_(pcre2_match_data_create(1, nullptr)),
@@ -234,12 +234,12 @@ Regex::Walk::Walk(const Regex& regex, std::string_view subject)
   pcre2_set_heap_limit(context, kHeapLimitKib);
 }
 
-Regex::Walk::~Walk() {
+TextRegex::Walk::~Walk() {
   pcre2_match_data_free(static_cast<pcre2_match_data*>(data_));
   pcre2_match_context_free(static_cast<pcre2_match_context*>(context_));
 }
 
-bool Regex::Walk::next(Match& match) {
+bool TextRegex::Walk::next(Match& match) {
   auto* data = static_cast<pcre2_match_data*>(data_);
   while (position_ <= subject_.size()) {
     const auto attempt = [&](std::uint32_t options) {

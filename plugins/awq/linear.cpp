@@ -1,0 +1,136 @@
+#include "linear.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+#include "graft/error.h"
+#include "kernels/dequantize.h"
+
+namespace graft::awq {
+namespace {
+
+/// Elements of dense weight that a thread makes before it multiplies with them: they stay in its
+/// second-level cache. The same for every number of threads, so that results are too.
+constexpr std::int64_t kSlab = 1 << 17;
+constexpr std::int64_t kPack = 8;  ///< outputs in a word
+
+constexpr double kLargestHalf = 65504;
+
+}  // namespace
+
+WQLinear::WQLinear(const ModuleSpec& spec, const AwqConfig& config)
+    : Unary("WQLinear"),
+      in_features_(spec.in_features),
+      out_features_(spec.out_features),
+      group_size_(config.group_of(spec.in_features)),
+      version_(config.read_as) {
+  const auto meta = at::TensorOptions(at::kMeta);
+  const std::int64_t groups = config.groups(in_features_);
+  own("qweight", qweight, at::empty({in_features_, out_features_ / kPack}, meta.dtype(at::kInt)));
+  own("scales", scales, at::empty({groups, out_features_}, meta.dtype(at::kHalf)));
+  own("bias", bias, spec.bias ? at::empty({out_features_}, meta.dtype(spec.dtype)) : at::Tensor());
+}
+
+void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
+  version_ = config.read_as;
+  packed_ = unpack(tensors, in_features_, out_features_, config);
+  set_tensor("qweight", packed_.qweight);
+  set_tensor("scales", packed_.scales);
+  small_ = {};
+  for (const auto& [name, tensor] : tensors)
+    if (name != "qweight" && name != "bias") small_.set(name, tensor);
+  weight_dtype_ = scales.scalar_type();
+  constexpr double kMostSteps = 15;
+  if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * kMostSteps > kLargestHalf)
+    weight_dtype_ = at::kFloat;
+  if (const auto* given = tensors.find("bias")) {
+    if (bias.defined()) {
+      set_tensor("bias", *given);
+    } else {
+      stray_bias_ = *given;
+      adds_stray_bias_ = given->ne(0).any().item<bool>();
+    }
+  }
+}
+
+at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
+  auto out = at::empty({in_features_, count}, at::kFloat);
+  const auto part = [&](const at::Tensor& whole) {
+    return whole.narrow(1, first, count).to(at::kFloat).contiguous();
+  };
+  const auto some_scales = part(scales), some_zeros = part(packed_.zeros);
+  const auto some_offsets = packed_.offsets.defined() ? part(packed_.offsets) : at::Tensor();
+  const auto* words =
+      reinterpret_cast<const std::uint32_t*>(qweight.const_data_ptr<std::int32_t>());
+  const Columns columns{words + first / kPack,
+                        out_features_ / kPack,
+                        in_features_,
+                        count,
+                        group_size_,
+                        some_scales.const_data_ptr<float>(),
+                        some_zeros.const_data_ptr<float>(),
+                        some_offsets.defined() ? some_offsets.const_data_ptr<float>() : nullptr};
+  awq::dequantize()(columns, out.mutable_data_ptr<float>());
+  return out.to(weight_dtype_);
+}
+
+std::int64_t WQLinear::slab_width() const {
+  const std::int64_t width = std::max<std::int64_t>(kSlab / in_features_, 1);
+  return std::min((width + kPack - 1) / kPack * kPack, out_features_);
+}
+
+at::Tensor WQLinear::forward(const at::Tensor& x) {
+  const auto compute = weight_dtype_ == at::kFloat ? at::kFloat : x.scalar_type();
+  const auto input = x.reshape({-1, in_features_}).to(compute);
+  auto y = at::empty({input.size(0), out_features_}, input.options());
+  const std::int64_t width = slab_width();
+  const std::int64_t slabs = (out_features_ + width - 1) / width;
+  at::parallel_for(0, slabs, 1, [&](std::int64_t begin, std::int64_t end) {
+    const c10::InferenceMode guard;
+    for (std::int64_t slab = begin; slab < end; ++slab) {
+      const std::int64_t first = slab * width, count = std::min(width, out_features_ - first);
+      y.narrow(1, first, count).copy_(at::mm(input, columns(first, count).to(compute)));
+    }
+  });
+  const auto& added = adds_stray_bias_ ? stray_bias_ : bias;
+  if (added.defined()) y = y.to(at::kFloat) + added.to(at::kFloat);
+  auto sizes = x.sizes().vec();
+  sizes.back() = out_features_;
+  return y.to(x.scalar_type()).view(sizes);
+}
+
+void WQLinear::describe(ModuleSpec& spec) const {
+  Unary::describe(spec);
+  spec.in_features = in_features_;
+  spec.out_features = out_features_;
+  spec.bias = bias.defined();
+  spec.dtype = scales.scalar_type();
+}
+
+Tensors WQLinear::stored(AwqConfig::Version version) const {
+  Tensors out;
+  if (version == version_) {
+    out.set("qweight", pack_codes(qweight, out_features_, version));
+    for (const auto& [name, tensor] : small_) out.set(name, tensor);
+  } else {
+    out = pack(packed_, out_features_, group_size_, version);
+  }
+  if (bias.defined()) out.set("bias", bias);
+  if (stray_bias_.defined()) out.set("bias", stray_bias_);
+  return out;
+}
+
+at::Tensor WQLinear::dequantize() const {
+  auto out = at::empty({out_features_, in_features_}, scales.scalar_type());
+  const std::int64_t width = slab_width();
+  for (std::int64_t first = 0; first < out_features_; first += width) {
+    const std::int64_t count = std::min(width, out_features_ - first);
+    out.narrow(0, first, count).copy_(columns(first, count).t());
+  }
+  return out;
+}
+
+}  // namespace graft::awq

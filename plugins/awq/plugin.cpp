@@ -1,0 +1,21 @@
+#include "graft/plugin.h"
+
+#include "quantizer.h"
+
+namespace graft::awq {
+
+struct Plugin {
+  static constexpr const char* summary = "AWQ: groups of 4-bit codes, GEMM, GEMV and GEMVFast";
+  static constexpr graft_claim claims[] = {
+      {"awq", "Linear", "cpu", 0},
+  };
+  static void init(const Runtime&) {}
+  static const Quantizer* quantizer(std::string_view method) {
+    static const AwqQuantizer awq;
+    return method == "awq" ? &awq : nullptr;
+  }
+};
+
+}  // namespace graft::awq
+
+GRAFT_PLUGIN(graft::awq::Plugin, "org.graft.awq", "0.1.0");

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "graft/quantizer.h"
+
+namespace graft::awq {
+
+/// The method "awq": groups of 4-bit codes in the layouts GEMM, GEMV and GEMVFast.
+class AwqQuantizer : public Quantizer {
+ public:
+  int recognises(const Value& settings) const override;
+  QuantConfigPtr parse(const Value& settings) const override;
+  Value describe(const QuantConfig& config) const override;
+  std::vector<OptionSpec> options() const override;
+  std::vector<std::string> settings_files() const override;
+  std::vector<std::string> formats() const override;
+  QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const override;
+  bool pre_quantized_by_default() const override { return true; }
+  Support supports(const ModuleSpec& spec, const QuantConfig& config) const override;
+  std::string replacement_class(const ModuleSpec& spec, const QuantConfig& config) const override;
+  std::vector<TensorSpec> tensors(const ModuleSpec& spec, const QuantConfig& config) const override;
+  std::shared_ptr<const Findings> examine(const ModuleSpec& spec, const QuantConfig& config,
+                                          const Tensors& tensors) const override;
+  Settled settle(const QuantConfigPtr& config, std::span<const Examined> modules,
+                 Trust trust) const override;
+  std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
+                                   const QuantConfig& config) const override;
+  void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;
+  Tensors save(const nn::Block& module, const QuantConfig& config) const override;
+  at::Tensor dequantize(const nn::Block& module) const override;
+};
+
+}  // namespace graft::awq

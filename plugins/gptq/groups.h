@@ -1,0 +1,25 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "graft/module_spec.h"
+#include "graft/tensors.h"
+#include "kernels/format.h"
+#include "settings.h"
+
+namespace graft::gptq {
+
+/// Which group each input belongs to.
+struct Groups {
+  at::Tensor of_input;  ///< [K] int32, in range
+  /// Why a stored g_idx is not what was used, or is surprising; empty: nothing to tell.
+  std::string note;
+};
+
+/// Decides by formats.md 1.5 and decisions.md 14: a genuine g_idx is used; one that is none is
+/// ignored when the settings say that inputs are in order, else refused. `g_idx` is undefined when
+/// the checkpoint has none. Throws Error(model) naming the tensor and the first bad position.
+Groups find_groups(const at::Tensor& g_idx, std::int64_t inputs, const GptqConfig& config);
+
+}  // namespace graft::gptq

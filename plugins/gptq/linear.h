@@ -1,0 +1,50 @@
+#pragma once
+
+#include "graft/nn/unary.h"
+#include "graft/tensors.h"
+#include "settings.h"
+
+namespace graft::gptq {
+
+/// y = x W^T + b with W in packed groups. Class and tensors as AutoGPTQ and GPTQModel name them.
+/// W = scale * (code - zero), rounded once to the dtype of the scales; multiplies in the dtype of
+/// x, in float32 when W does not fit into half precision.
+class QuantLinear : public nn::Unary {
+ public:
+  /// Everything on meta.
+  QuantLinear(const ModuleSpec& spec, const GptqConfig& config);
+
+  /// Takes the tensors of a checkpoint, and keeps them for stored().
+  void fill(const Tensors& tensors, const GptqConfig& config);
+
+  at::Tensor forward(const at::Tensor& x) override;
+  void describe(ModuleSpec& spec) const override;
+
+  /// The tensors as a checkpoint with zero points in `format` has them. Throws Error(usage) when
+  /// that format cannot hold them.
+  Tensors stored(GptqConfig::Format format) const;
+  /// [N, K] in the dtype of the scales.
+  at::Tensor dequantize() const;
+
+  at::Tensor qweight;  ///< int32 [words(K), N]
+  at::Tensor qzeros;   ///< int32 [G, words(N)], as in the file
+  at::Tensor scales;   ///< [G, N]
+  at::Tensor bias;
+
+ private:
+  /// The transposed weight of outputs [first, first + count): [K, count] in weight_dtype_.
+  at::Tensor columns(std::int64_t first, std::int64_t count) const;
+  std::int64_t slab_width() const;
+
+  std::int64_t in_features_, out_features_;
+  int bits_;
+  ZeroRule zero_rule_ = ZeroRule::plain;
+  at::ScalarType weight_dtype_ = at::kHalf;
+  at::Tensor zeros_;  ///< [G, N] int16, decoded
+  at::Tensor group_;  ///< [K] int32
+  at::Tensor g_idx_;  ///< as in the file; undefined when it has none
+  at::Tensor stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
+  bool adds_stray_bias_ = false;
+};
+
+}  // namespace graft::gptq

@@ -1,0 +1,22 @@
+#include "graft/plugin.h"
+
+#include "quantizer.h"
+
+namespace graft::gptq {
+
+struct Plugin {
+  static constexpr const char* summary = "GPTQ: packed groups of 2, 3, 4 and 8 bits, v1 and v2";
+  static constexpr graft_claim claims[] = {
+      {"gptq", "Linear", "cpu", 0},
+      {"gptq", "Conv1D", "cpu", 0},
+  };
+  static void init(const Runtime&) {}
+  static const Quantizer* quantizer(std::string_view method) {
+    static const GptqQuantizer gptq;
+    return method == "gptq" ? &gptq : nullptr;
+  }
+};
+
+}  // namespace graft::gptq
+
+GRAFT_PLUGIN(graft::gptq::Plugin, "org.graft.gptq", "0.1.0");

@@ -1,0 +1,149 @@
+#include "quantizer.h"
+
+#include "findings.h"
+#include "graft/error.h"
+#include "kernels/cpu_level.h"
+#include "kernels/format.h"
+#include "linear.h"
+#include "settings.h"
+
+namespace graft::gptq {
+namespace {
+
+const GptqConfig& own(const QuantConfig& config) { return dynamic_cast<const GptqConfig&>(config); }
+
+}  // namespace
+
+int GptqQuantizer::recognises(const Value& settings) const {
+  const std::string method =
+      settings.get_string("quant_method", settings.get_string("method", ""));
+  if (method == "gptq") return 100;
+  if (method == "marlin" || method == "bitblas") return 80;  // parse() says why not
+  if (!method.empty()) return 0;
+  // quantize_config.json of AutoGPTQ has no quant_method.
+  const bool has_bits = settings.find("bits") || settings.find("wbits");
+  return has_bits && (settings.find("desc_act") || settings.find("damp_percent")) ? 60 : 0;
+}
+
+QuantConfigPtr GptqQuantizer::parse(const Value& settings) const {
+  return GptqConfig::parse(settings);
+}
+
+Value GptqQuantizer::describe(const QuantConfig& config) const { return own(config).describe(); }
+
+std::vector<OptionSpec> GptqQuantizer::options() const {
+  using Type = OptionSpec::Type;
+  return {
+      {"bits", "--bits", Type::integer, 4, "Of a code; default 4", {"2", "3", "4", "8"}, {}},
+      {"group_size",
+       "--group-size",
+       Type::integer,
+       128,
+       "Inputs that share a scale, -1: all; default 128",
+       {},
+       {}},
+      {"desc_act",
+       "--desc-act",
+       Type::boolean,
+       false,
+       "Group inputs by falling activation: better, slower",
+       {},
+       {}},
+      {"zero_point", "--asym", Type::boolean, false, "Zero points of their own", {}, {}},
+      {"checkpoint_format",
+       "--format",
+       Type::text,
+       "gptq",
+       "How zero points are written",
+       {"gptq", "gptq_v2"},
+       {}},
+      {"modules_to_not_convert",
+       "--skip",
+       Type::text,
+       Value(Value::Array{}),
+       "Leave modules of this name dense; may be repeated",
+       {},
+       {}},
+  };
+}
+
+std::vector<std::string> GptqQuantizer::settings_files() const { return {"quantize_config.json"}; }
+
+std::vector<std::string> GptqQuantizer::formats() const { return {"gptq", "gptq_v2"}; }
+
+QuantConfigPtr GptqQuantizer::in_format(const QuantConfig& config,
+                                        const std::string& format) const {
+  for (const auto known : {GptqConfig::Format::v1, GptqConfig::Format::v2})
+    if (format == word(known)) return own(config).with_format(known);
+  return Quantizer::in_format(config, format);
+}
+
+Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig&) const {
+  if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
+  const bool avx2 = kernels::cpu_level() >= kernels::CpuLevel::avx2;
+  return Support::with(std::string("cpu ") + (avx2 ? "avx2" : "scalar") + " dequantize");
+}
+
+std::string GptqQuantizer::replacement_class(const ModuleSpec&, const QuantConfig&) const {
+  return "QuantLinear";
+}
+
+std::vector<TensorSpec> GptqQuantizer::tensors(const ModuleSpec& spec,
+                                               const QuantConfig& config) const {
+  const auto& c = own(config);
+  const std::int64_t k = spec.in_features, n = spec.out_features, groups = c.groups(k);
+  const auto spec_of = [](std::string name, std::vector<at::ScalarType> dtypes,
+                          std::vector<std::int64_t> shape) {
+    TensorSpec out;
+    out.name = std::move(name);
+    out.dtypes = std::move(dtypes);
+    out.bytes = c10::elementSize(out.dtypes.front());
+    for (const auto size : shape) out.bytes *= static_cast<std::uint64_t>(size);
+    out.shape = std::move(shape);
+    return out;
+  };
+  auto qweight = spec_of("qweight", {at::kInt}, {words_for(k, c.bits), n});
+  auto qzeros = spec_of("qzeros", {at::kInt}, {groups, words_for(n, c.bits)});
+  auto scales = spec_of("scales", {at::kHalf, at::kBFloat16, at::kFloat}, {groups, n});
+  auto g_idx = spec_of("g_idx", {at::kInt}, {k});
+  qzeros.examined = scales.examined = g_idx.examined = scales.finite = true;
+  g_idx.required = c.desc_act && groups > 1 && !c.static_groups;
+  auto bias = spec_of("bias", {at::kHalf, at::kBFloat16, at::kFloat}, {n});
+  bias.required = spec.bias;
+  bias.finite = true;
+  bias.examined = !spec.bias;
+  if (!spec.bias) bias.bytes = 0;
+  return {std::move(qweight), std::move(qzeros), std::move(scales), std::move(g_idx),
+          std::move(bias)};
+}
+
+std::shared_ptr<const Findings> GptqQuantizer::examine(const ModuleSpec& spec,
+                                                       const QuantConfig& config,
+                                                       const Tensors& tensors) const {
+  return examine_module(spec, own(config), tensors);
+}
+
+Settled GptqQuantizer::settle(const QuantConfigPtr& config, std::span<const Examined> modules,
+                              Trust trust) const {
+  return settle_modules(std::dynamic_pointer_cast<const GptqConfig>(config), modules, trust);
+}
+
+std::shared_ptr<nn::Block> GptqQuantizer::build(const ModuleSpec& spec,
+                                                const QuantConfig& config) const {
+  return std::make_shared<QuantLinear>(spec, own(config));
+}
+
+void GptqQuantizer::fill(nn::Block& module, const QuantConfig& config,
+                         const Tensors& tensors) const {
+  dynamic_cast<QuantLinear&>(module).fill(tensors, own(config));
+}
+
+Tensors GptqQuantizer::save(const nn::Block& module, const QuantConfig& config) const {
+  return dynamic_cast<const QuantLinear&>(module).stored(own(config).format);
+}
+
+at::Tensor GptqQuantizer::dequantize(const nn::Block& module) const {
+  return dynamic_cast<const QuantLinear&>(module).dequantize();
+}
+
+}  // namespace graft::gptq
