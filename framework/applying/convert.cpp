@@ -1,6 +1,6 @@
 #include "applying/convert.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ATen.h>
 
 #include <set>
 
@@ -214,13 +214,16 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
     const nn::Block& block = block_at(root, entry.spec.path);
     const auto weight = call_plugin(entry.plugin, entry.spec.path,
                                     [&] { return entry.quantizer->dequantize(block); });
+    // A file may have a bias that the model has not; one of zeros adds nothing.
+    const Tensors saved = call_plugin(entry.plugin, entry.spec.path,
+                                      [&] { return entry.quantizer->save(block, *entry.config); });
+    const at::Tensor* bias = saved.find("bias");
+    const bool has_bias = bias && (entry.spec.bias || bias->ne(0).any().item<bool>());
     auto dense =
-        std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features,
-                                     entry.spec.bias, at::TensorOptions(at::kMeta).dtype(dtype));
+        std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features, has_bias,
+                                     at::TensorOptions(at::kMeta).dtype(dtype));
     dense->set_tensor("weight", weight.to(dtype));
-    if (entry.spec.bias)
-      for (const auto& [name, tensor] : block.own_tensors())
-        if (name == "bias") dense->set_tensor("bias", tensor.to(dtype));
+    if (has_bias) dense->set_tensor("bias", bias->to(dtype));
     Swaps swaps(root);
     swap_everywhere(swaps, entry, dense);
     swaps.keep();

@@ -6,7 +6,7 @@
 namespace graft::cli {
 namespace {
 
-/// "lm_head, 14 x mlp.gate (router)": kept matrices by the last words of their paths.
+/// "lm_head (output head), 14 x mlp.gate (router)": kept matrices by the last words of their paths.
 std::string kept_matrices(const Plan& plan) {
   std::vector<std::pair<std::string, std::size_t>> names;
   for (const auto& entry : plan.entries) {
@@ -18,7 +18,7 @@ std::string kept_matrices(const Plan& plan) {
       name = part.find_first_not_of("0123456789") == std::string::npos ? "" : name + "." + part;
       begin = end + 1;
     }
-    name = name.substr(1) + " (" + entry.reason + ")";
+    name = (name.empty() ? entry.spec.path : name.substr(1)) + " (" + entry.reason + ")";
     const auto known = std::find_if(names.begin(), names.end(),
                                     [&](const auto& other) { return other.first == name; });
     if (known == names.end())
@@ -53,6 +53,7 @@ void run(Program& program, const std::string& argument) {
   const Checkpoint checkpoint = Checkpoint::open(folder, open);
   LoadOptions options;
   options.context = program.context();
+  options.context.progress = {};  // it takes a moment only
   const Plan plan = program.host().inspect(checkpoint, options);
   program.terminal.finish_line();
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));

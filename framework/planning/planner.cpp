@@ -6,6 +6,7 @@
 
 #include "graft/error.h"
 #include "graft/module_graph.h"
+#include "host_state.h"
 #include "registry/name_match.h"
 
 namespace graft {
@@ -123,6 +124,9 @@ class Planner {
     block->describe(entry.spec);
     entry.spec.path = path;
     entry.spec.device = request_.device;
+    // What the weights of a quantized checkpoint stand for does not depend on what it is run in.
+    if (request_.pre_quantized && source_.known())
+      entry.spec.dtype = model_dtype(*request_.checkpoint);
     if (request_.method.quantizer && decide(entry)) {
       if (path.empty())
         throw Error(ErrorKind::usage, "the root of the model, a " + entry.spec.class_name +

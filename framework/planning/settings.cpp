@@ -12,12 +12,26 @@ namespace {
 constexpr std::uint64_t kMaxSettingsBytes = 8U << 20;
 constexpr const char* kMain = "config.json";
 
+/// Equal, whatever the order of keys: Transformers sorts them, others do not.
+bool same(const Value& a, const Value& b) {
+  if (!a.is_object() || !b.is_object()) return a == b;
+  const auto& fields = a.as_object();
+  return fields.size() == b.as_object().size() &&
+         std::all_of(fields.begin(), fields.end(), [&](const auto& field) {
+           const auto& others = b.as_object();
+           const auto other = std::find_if(others.begin(), others.end(), [&](const auto& candidate) {
+             return candidate.first == field.first;
+           });
+           return other != others.end() && same(field.second, other->second);
+         });
+}
+
 /// "bits (4 in config.json, 8 in quantize_config.json)" for each field that both have.
 std::string differences(const Value& main, const Value& side, const std::string& side_name) {
   std::string out;
   for (const auto& [key, value] : side.as_object()) {
     const Value* other = main.find(key);
-    if (!other || value.is_null() || *other == value) continue;
+    if (!other || value.is_null() || same(*other, value)) continue;
     out += (out.empty() ? "" : ", ") + key + " (" + to_json(*other) + " in " + kMain + ", " +
            to_json(value) + " in " + side_name + ")";
   }
@@ -86,7 +100,7 @@ Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,
     const auto& fields = given.as_object();
     if (std::all_of(fields.begin(), fields.end(),
                     [&](const auto& field) { return for_loading.contains(field.first); }))
-      out.notes.push_back("options for quantized models are not used: the model is dense");
+      out.notes.emplace_back("options for quantized models are not used: the model is dense");
     else
       out.value = given;
     return out;
@@ -109,7 +123,7 @@ Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,
     for (const auto& offer : offers) {
       if (out.from_checkpoint || offer.quantizer->recognises(side) == 0) continue;
       if (given.is_object()) {
-        out.doubts.push_back(name + " describes the model, but config.json does not; it is ignored "
+        out.doubts.emplace_back(name + " describes the model, but config.json does not; it is ignored "
                                     "because settings were given");
         break;
       }

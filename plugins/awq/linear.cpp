@@ -26,7 +26,8 @@ WQLinear::WQLinear(const ModuleSpec& spec, const AwqConfig& config)
       in_features_(spec.in_features),
       out_features_(spec.out_features),
       group_size_(config.group_of(spec.in_features)),
-      version_(config.read_as) {
+      version_(config.read_as),
+      model_dtype_(spec.dtype) {
   const auto meta = at::TensorOptions(at::kMeta);
   const std::int64_t groups = config.groups(in_features_);
   own("qweight", qweight, at::empty({in_features_, out_features_ / kPack}, meta.dtype(at::kInt)));
@@ -42,7 +43,7 @@ void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
   small_ = {};
   for (const auto& [name, tensor] : tensors)
     if (name != "qweight" && name != "bias") small_.set(name, tensor);
-  weight_dtype_ = scales.scalar_type();
+  weight_dtype_ = model_dtype_ == at::kFloat ? scales.scalar_type() : model_dtype_;
   constexpr double kMostSteps = 15;
   if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * kMostSteps > kLargestHalf)
     weight_dtype_ = at::kFloat;
@@ -59,7 +60,7 @@ void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
 at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
   auto out = at::empty({in_features_, count}, at::kFloat);
   const auto part = [&](const at::Tensor& whole) {
-    return whole.narrow(1, first, count).to(at::kFloat).contiguous();
+    return whole.narrow(1, first, count).to(weight_dtype_).to(at::kFloat).contiguous();
   };
   const auto some_scales = part(scales), some_zeros = part(packed_.zeros);
   const auto some_offsets = packed_.offsets.defined() ? part(packed_.offsets) : at::Tensor();
@@ -107,7 +108,7 @@ void WQLinear::describe(ModuleSpec& spec) const {
   spec.in_features = in_features_;
   spec.out_features = out_features_;
   spec.bias = bias.defined();
-  spec.dtype = scales.scalar_type();
+  spec.dtype = weight_dtype_;
 }
 
 Tensors WQLinear::stored(AwqConfig::Version version) const {
@@ -124,7 +125,7 @@ Tensors WQLinear::stored(AwqConfig::Version version) const {
 }
 
 at::Tensor WQLinear::dequantize() const {
-  auto out = at::empty({out_features_, in_features_}, scales.scalar_type());
+  auto out = at::empty({out_features_, in_features_}, weight_dtype_);
   const std::int64_t width = slab_width();
   for (std::int64_t first = 0; first < out_features_; first += width) {
     const std::int64_t count = std::min(width, out_features_ - first);

@@ -6,8 +6,9 @@
 namespace graft::awq {
 
 /// y = x W^T + b with W in groups of 4-bit codes. Class and tensors as AutoAWQ names them.
-/// W = (code - zero) * scale, rounded once to the dtype of the scales; multiplies in the dtype of
-/// x, in float32 when W does not fit into half precision. Every layout runs as GEMM.
+/// W = (code - zero) * scale with scales in the model's dtype and rounded once to it, as GPTQModel
+/// does; of a float32 model in the dtype of the scales. In float32 when W does not fit into half
+/// precision. Multiplies in the dtype of x. Every layout runs as GEMM.
 class WQLinear : public nn::Unary {
  public:
   /// Everything on meta.
@@ -22,7 +23,7 @@ class WQLinear : public nn::Unary {
   /// The tensors in a layout; bit for bit those of fill() in the one they came in. Throws
   /// Error(usage) when another cannot hold them.
   Tensors stored(AwqConfig::Version version) const;
-  /// [N, K] in the dtype of the scales.
+  /// [N, K] in the dtype that the weight is rounded to.
   at::Tensor dequantize() const;
 
   at::Tensor qweight;  ///< int32 [K, N / 8]
@@ -36,6 +37,7 @@ class WQLinear : public nn::Unary {
 
   std::int64_t in_features_, out_features_, group_size_;
   AwqConfig::Version version_;
+  at::ScalarType model_dtype_;  ///< of the model as its config names it
   at::ScalarType weight_dtype_ = at::kHalf;
   Packed packed_;
   Tensors small_;  ///< the checkpoint's tensors except qweight and bias, as they came

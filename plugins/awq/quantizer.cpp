@@ -142,7 +142,8 @@ std::shared_ptr<const Findings> AwqQuantizer::examine(const ModuleSpec& spec,
   const auto used = scales.narrow(along, 0, groups);
   out->zero_scales = used.eq(0).sum().item<std::int64_t>();
   out->negative_scales = used.lt(0).sum().item<std::int64_t>();
-  out->overflows = scales.scalar_type() == at::kHalf &&
+  const auto dtype = spec.dtype == at::kFloat ? scales.scalar_type() : spec.dtype;
+  out->overflows = dtype == at::kHalf &&
                    used.abs().max().item<double>() * kMostSteps > kLargestHalf;
   if (const auto* bias = tensors.find("bias"); bias && !spec.bias)
     out->stray_bias = bias->ne(0).any().item<bool>() ? ModuleFindings::StrayBias::values

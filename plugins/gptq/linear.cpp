@@ -30,7 +30,8 @@ QuantLinear::QuantLinear(const ModuleSpec& spec, const GptqConfig& config)
     : Unary("QuantLinear"),
       in_features_(spec.in_features),
       out_features_(spec.out_features),
-      bits_(config.bits) {
+      bits_(config.bits),
+      model_dtype_(spec.dtype) {
   const auto meta = at::TensorOptions(at::kMeta);
   const std::int64_t groups = config.groups(in_features_);
   own("qweight", qweight,
@@ -53,11 +54,10 @@ void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
   for (std::int64_t g = 0; g < groups; ++g)
     decode_zeros(words(qzeros) + g * qzeros.size(1), out_features_, bits_, zero_rule_,
                  zeros + g * out_features_);
-  weight_dtype_ = scales.scalar_type();
-  if (weight_dtype_ == at::kHalf) {
-    const double most = static_cast<double>(1 << bits_);
-    if (scales.abs().max().item<double>() * most > kLargestHalf) weight_dtype_ = at::kFloat;
-  }
+  weight_dtype_ = model_dtype_ == at::kFloat ? scales.scalar_type() : model_dtype_;
+  const double most = static_cast<double>(1 << bits_);
+  if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * most > kLargestHalf)
+    weight_dtype_ = at::kFloat;
   if (const auto* given = tensors.find("bias")) {
     if (bias.defined()) {
       set_tensor("bias", *given);
@@ -70,7 +70,8 @@ void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
 
 at::Tensor QuantLinear::columns(std::int64_t first, std::int64_t count) const {
   auto out = at::empty({in_features_, count}, at::kFloat);
-  const auto some_scales = scales.narrow(1, first, count).to(at::kFloat).contiguous();
+  const auto some_scales =
+      scales.narrow(1, first, count).to(weight_dtype_).to(at::kFloat).contiguous();
   const auto some_zeros = zeros_.narrow(1, first, count).to(at::kFloat).contiguous();
   const Columns columns{words(qweight) + first,
                         out_features_,
@@ -114,7 +115,7 @@ void QuantLinear::describe(ModuleSpec& spec) const {
   spec.in_features = in_features_;
   spec.out_features = out_features_;
   spec.bias = bias.defined();
-  spec.dtype = scales.scalar_type();
+  spec.dtype = weight_dtype_;
 }
 
 Tensors QuantLinear::stored(GptqConfig::Format format) const {
@@ -141,7 +142,7 @@ Tensors QuantLinear::stored(GptqConfig::Format format) const {
 }
 
 at::Tensor QuantLinear::dequantize() const {
-  auto out = at::empty({out_features_, in_features_}, scales.scalar_type());
+  auto out = at::empty({out_features_, in_features_}, weight_dtype_);
   const std::int64_t width = slab_width();
   for (std::int64_t first = 0; first < out_features_; first += width) {
     const std::int64_t count = std::min(width, out_features_ - first);

@@ -7,8 +7,9 @@
 namespace graft::gptq {
 
 /// y = x W^T + b with W in packed groups. Class and tensors as AutoGPTQ and GPTQModel name them.
-/// W = scale * (code - zero), rounded once to the dtype of the scales; multiplies in the dtype of
-/// x, in float32 when W does not fit into half precision.
+/// W = scale * (code - zero) with scales in the model's dtype and rounded once to it, as GPTQModel
+/// does; of a float32 model in the dtype of the scales. In float32 when W does not fit into half
+/// precision. Multiplies in the dtype of x.
 class QuantLinear : public nn::Unary {
  public:
   /// Everything on meta.
@@ -23,7 +24,7 @@ class QuantLinear : public nn::Unary {
   /// The tensors as a checkpoint with zero points in `format` has them. Throws Error(usage) when
   /// that format cannot hold them.
   Tensors stored(GptqConfig::Format format) const;
-  /// [N, K] in the dtype of the scales.
+  /// [N, K] in the dtype that the weight is rounded to.
   at::Tensor dequantize() const;
 
   at::Tensor qweight;  ///< int32 [words(K), N]
@@ -39,6 +40,7 @@ class QuantLinear : public nn::Unary {
   std::int64_t in_features_, out_features_;
   int bits_;
   ZeroRule zero_rule_ = ZeroRule::plain;
+  at::ScalarType model_dtype_;  ///< of the model as its config names it
   at::ScalarType weight_dtype_ = at::kHalf;
   at::Tensor zeros_;  ///< [G, N] int16, decoded
   at::Tensor group_;  ///< [K] int32

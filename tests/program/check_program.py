@@ -1,6 +1,7 @@
 """Runs the program on golden folders and compares tensors: check_program.py GRAFT GOLDEN CASE."""
 import json
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -58,6 +59,65 @@ def quantize_is_bit_identical(golden_name, *options):
             assert ours[key] == value, key
 
 
+def prints(*arguments):
+    done = subprocess.run([graft, *map(str, arguments)], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def relabelled(folder, field, value):
+    """A copy of the folder whose quantization_config says something else."""
+    copy = out / f"{folder.name}-{value}"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    settings = config["quantization_config"]
+    for name in (field, "format"):
+        if name in settings:
+            settings[name] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "quantize_config.json").unlink(missing_ok=True)
+    return copy
+
+
+def formats_change(folder, there, back, expected_name, tensor):
+    """inspect, verify, convert and dequantize on one folder."""
+    code, text, _ = prints("inspect", folder)
+    assert code == 0 and "detected" in text and "missing    none" in text, text
+    code, text, _ = prints("verify", folder)
+    assert code == 0 and "all well" in text, text
+    run("convert", folder, out / "there", "--to", there)
+    run("convert", out / "there", out / "back", "--to", back)
+    first, last = read(folder / "model.safetensors"), read(out / "back/model.safetensors")
+    assert first.keys() == last.keys()
+    assert all(first[name].tobytes() == last[name].tobytes() for name in first)
+    run("dequantize", folder, out / "dense", "--dtype", "float32")
+    expected = folder / expected_name
+    for name in ("there", "dense"):
+        shutil.copy(expected, out / name)
+        forward_matches_transformers(out / name, expected_name, tensor, 2e-4)
+    weights = read(out / "dense/model.safetensors")
+    for name, weight in read(expected).items():
+        if name.startswith("weight:"):
+            assert (weights[name[7:] + ".weight"] == weight).all(), name
+    code, _, text = prints("convert", folder, out / "there", "--to", there)
+    assert code == 1 and "exists" in text, text
+    code, _, text = prints("convert", folder, out / "nowhere", "--to", "no_such_format")
+    assert code == 1 and there in text and not (out / "nowhere").exists(), text
+
+
+def contradiction_is_refused(folder, field, value, words):
+    wrong = relabelled(folder, field, value)
+    for verb in ("verify", "inspect"):
+        code, printed, text = prints(verb, wrong)
+        assert (code == 2 or verb == "inspect") and words in printed + text, (printed, text)
+    code, _, text = prints("forward", wrong, "--input", folder / "expected.safetensors", "--output",
+                           out / "never.safetensors")
+    assert code == 2 and words in text and not (out / "never.safetensors").exists(), text
+    run("forward", wrong, "--input", folder / "expected.safetensors", "--output",
+        out / "trusted.safetensors", "--dtype", "float32", "--trust", "data")
+    found = read(out / "trusted.safetensors")["logits"]
+    assert np.abs(found - read(folder / "expected.safetensors")["logits"]).max() <= 2e-4
+
+
 graft, golden, case = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
 with tempfile.TemporaryDirectory() as temporary:
     out = pathlib.Path(temporary)
@@ -71,5 +131,15 @@ with tempfile.TemporaryDirectory() as temporary:
                                   "--compute-dtype", "float16")
         quantize_is_bit_identical("tiny_llama_bnb_fp4", "--quant-type", "fp4")
         quantize_is_bit_identical("tiny_llama_bnb_int8", "--quant-type", "int8")
+    elif case == "gptq":
+        folder = golden / "quant/gptq-w4-g32"
+        forward_matches_transformers(folder, "expected.safetensors", "logits", 2e-4)
+        formats_change(folder, "gptq_v2", "gptq", "expected.safetensors", "logits")
+        contradiction_is_refused(folder, "checkpoint_format", "gptq_v2",
+                                 "contradict checkpoint_format")
+    elif case == "awq":
+        folder = golden / "quant/awq-w4-g32"
+        forward_matches_transformers(folder, "expected.safetensors", "logits", 2e-4)
+        formats_change(folder, "gemv_fast", "gemm", "expected.safetensors", "logits")
     else:
         sys.exit(f"unknown case {case}")

@@ -105,7 +105,7 @@ TEST_CASE("some columns with offsets come out alike at every CPU level") {
   std::mt19937 random(11);
   constexpr std::int64_t inputs = 48, outputs = 40, group_size = 20, groups = 3, count = 16;
   std::vector<std::uint32_t> qweight(inputs * outputs / 8);
-  for (auto& word : qweight) word = random();
+  for (auto& word : qweight) word = static_cast<std::uint32_t>(random());
   std::vector<float> scales(groups * count), zeros(groups * count), offsets(groups * count);
   for (auto& value : scales) value = static_cast<float>(random()) / 4e9F;
   for (auto& value : zeros) value = static_cast<float>(random() % 16);

@@ -122,7 +122,7 @@ TEST_CASE("every CPU level dequantizes some columns of an odd matrix to the scal
   for (const int bits : {2, 3, 4, 8}) {
     constexpr std::int64_t inputs = 70, outputs = 37, groups = 3;
     Words qweight(static_cast<std::size_t>(words_for(inputs, bits) * outputs));
-    for (auto& word : qweight) word = random();
+    for (auto& word : qweight) word = static_cast<std::uint32_t>(random());
     std::vector<std::int32_t> group(inputs);
     for (auto& g : group) g = static_cast<std::int32_t>(random() % groups);
     for (const std::int64_t first : {0, 8, 24})

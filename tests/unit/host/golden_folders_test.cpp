@@ -137,7 +137,7 @@ TEST_CASE("dequantized weights are exactly those of GPTQModel, in the dtype of t
     for (const auto& info : expected.tensors()) {
       if (!info.name.starts_with("weight:")) continue;
       CHECK_MESSAGE(weight_of(loaded, info.name.substr(7)).to(at::kFloat).equal(read(expected, info.name)),
-                    name << " " << info.name);
+                    std::string(name + " " + info.name));
       ++compared;
     }
   }
@@ -162,7 +162,7 @@ TEST_CASE("loading and saving gives back every tensor and every field of the con
         REQUIRE(std::fread(text.data(), 1, size, in.get()) == size);
         return parse_json(text);
       };
-      CHECK_MESSAGE(to_json(parse(folder)) == to_json(parse(golden(name))), name << " " << file);
+      CHECK_MESSAGE(to_json(parse(folder)) == to_json(parse(golden(name))), std::string(name + " " + file));
     }
   }
 }
