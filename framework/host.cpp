@@ -8,6 +8,8 @@
 #include "applying/convert.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
+#include "models/restructurings.h"
+#include "models/unknown_model.h"
 
 namespace graft {
 namespace {
@@ -45,6 +47,16 @@ bool is_companion(const fs::path& file) {
                                             "modules.json",
                                             "sentence_bert_config.json"};
   return kNames.contains(file.filename().string());
+}
+
+/// A tensor of the source that the model has no use for, as it is.
+TensorToWrite carried(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorInfo& info = checkpoint.at(name);
+  return {name, info.dtype, info.shape, [checkpoint, &info] {
+            const auto bytes = std::make_shared<std::vector<std::byte>>(info.bytes);
+            checkpoint.read(info, bytes->data());
+            return std::shared_ptr<const void>(bytes, bytes->data());
+          }};
 }
 
 }  // namespace
@@ -111,7 +123,7 @@ PlanRequest Host::State::request() const {
   };
   request.restructures = [this](const std::string& name) {
     const auto found = replacements.find(name);
-    return found == replacements.end() ? Restructure{} : Restructure(found->second);
+    return found == replacements.end() ? model_restructuring(name) : &found->second;
   };
   return request;
 }
@@ -137,7 +149,11 @@ Host::Host(Host&&) noexcept = default;
 Host& Host::operator=(Host&&) noexcept = default;
 
 void Host::add_replacement(std::string name, Replacement build) {
-  state_->replacements[std::move(name)] = std::move(build);
+  add_replacement(std::move(name), Restructuring{std::move(build), nullptr});
+}
+
+void Host::add_replacement(std::string name, Restructuring how) {
+  state_->replacements[std::move(name)] = std::move(how);
 }
 
 void Host::add_patch(const std::string& yaml) {
@@ -195,12 +211,23 @@ struct Prepared {
 
 }  // namespace
 
+/// Of an architecture that graft does not have, what the names of dense tensors tell.
+static std::shared_ptr<Model> skeleton(const Checkpoint& checkpoint, const LoadOptions& options,
+                                       const Settings& settings, at::ScalarType dtype) {
+  if (!is_known_architecture(checkpoint.config())) {
+    if (settings.value && options.structure) return build_unknown_model(*options.structure);
+    if (settings.value && !settings.from_file && !checkpoint.tensors().empty())
+      return build_unknown_model(checkpoint);
+  }
+  return build_model(checkpoint.config(), at::TensorOptions(at::kMeta).dtype(dtype));
+}
+
 static Prepared prepare(const Host& host, const Checkpoint& checkpoint, const LoadOptions& options,
                         const PlanRequest& base) {
   const Settings settings = settings_for(host, checkpoint, options);
   const auto dtype = options.dtype.value_or(model_dtype(checkpoint));
   Prepared out;
-  out.model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta).dtype(dtype));
+  out.model = skeleton(checkpoint, options, settings, dtype);
   const bool has_weights = !checkpoint.tensors().empty();
   if (settings.value) {
     out.quantizer = ModelQuantizer::from_config(host, *settings.value, settings.from_file);
@@ -214,6 +241,11 @@ static Prepared prepare(const Host& host, const Checkpoint& checkpoint, const Lo
     request.dtype = dtype;
     out.plan = make_plan(out.model, request);
   }
+  if (!is_known_architecture(checkpoint.config()))
+    out.plan.notes.push_back(
+        "graft does not have the architecture " +
+        quote(checkpoint.config().get_string("model_type", "")) +
+        ": planned from names and shapes of tensors alone; nothing was run, nothing can be");
   return out;
 }
 
@@ -235,6 +267,12 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
         std::to_string(ready.plan.unexpected.size()) +
             " tensor(s) of the checkpoint belong to no module and are not loaded, first " +
             ready.plan.unexpected.front());
+  if (!ready.plan.unloaded.empty())
+    options.context.say(LogLevel::info, "plan",
+                        std::to_string(ready.plan.unloaded.size()) +
+                            " tensor(s) of the checkpoint are not loaded, first " +
+                            quote(ready.plan.unloaded.front().source) + ": " +
+                            ready.plan.unloaded.front().reason);
   LoadedModel loaded{ready.model, ready.plan, checkpoint, {}};
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
@@ -258,7 +296,10 @@ void Host::save(const LoadedModel& loaded, const fs::path& folder,
   if (loaded.quantization_config.is_object())
     config.set("quantization_config", loaded.quantization_config);
   writer.write_text("config.json", to_json(config, 2) + "\n");
-  writer.write_tensors(tensors_to_write(loaded.model, loaded.plan));
+  auto tensors = tensors_to_write(loaded.model, loaded.plan);
+  for (const auto& unloaded : loaded.plan.unloaded)
+    if (unloaded.carried) tensors.push_back(carried(loaded.checkpoint, unloaded.source));
+  writer.write_tensors(std::move(tensors));
   writer.commit();
 }
 

@@ -16,7 +16,7 @@ struct Host::State {
   Plugins plugins;
   std::vector<ClaimRow> claims;
   std::vector<std::string> patches;  ///< YAML given through the API
-  std::map<std::string, Replacement> replacements;
+  std::map<std::string, Restructuring> replacements;
   Registry registry;
 
   void rebuild_registry();

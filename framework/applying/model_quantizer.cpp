@@ -71,6 +71,8 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   request.pre_quantized = state_->pre_quantized;
   request.checkpoint = checkpoint;
   request.predicate = state_->predicate;
+  const Plan before = std::move(state_->plan);
+  request.before = &before;
   if (dtype) {
     request.dtype = *dtype;
   } else {
@@ -110,6 +112,7 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
     PlanRequest request = state_->host->request();
     request.checkpoint = &checkpoint;
     request.dtype = state_->plan.dtype;
+    request.before = &state_->plan;
     const Plan dense = graft::make_plan(model, request);
     dense.check(state_->host->options.strict);
     fill_from(model, dense, checkpoint, context, {});

@@ -2,6 +2,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <cstdio>
+#include <map>
 #include <memory>
 
 #include "cli/program.h"
@@ -36,12 +37,25 @@ std::vector<std::string> not_finite(const Checkpoint& checkpoint, const Context&
   return found;
 }
 
+/// Where the base keeps the weight of each module: an expert's may be a part of a larger tensor.
+std::map<std::string, PlannedTensor> weights_of(const Host& host, const Checkpoint& base,
+                                                const LoadedModel& loaded) {
+  LoadOptions options;
+  options.quantization_config = loaded.quantization_config;
+  std::map<std::string, PlannedTensor> weights;
+  for (const auto& entry : host.plan(base, options).entries)
+    for (const auto& tensor : entry.tensors)
+      if (tensor.name == "weight") weights.emplace(entry.spec.path, tensor);
+  return weights;
+}
+
 void run(Program& program, const Arguments& given) {
   const c10::InferenceMode guard;
   const Checkpoint checkpoint = Checkpoint::open(find_model(given.model));
   LoadOptions options;
   options.context = program.context();
   const auto bad = not_finite(checkpoint, options.context);
+  if (!given.against.empty()) options.structure = Checkpoint::open(find_model(given.against));
   auto loaded = program.host().load(checkpoint, options);
   Value result;
   result.set("tensors", static_cast<std::int64_t>(checkpoint.tensors().size()));
@@ -52,14 +66,19 @@ void run(Program& program, const Arguments& given) {
   Value::Array rows;
   double worst = 0;
   if (!given.against.empty()) {
-    const Checkpoint base = Checkpoint::open(find_model(given.against));
+    const Checkpoint& base = *options.structure;
+    const auto dense_weights = weights_of(program.host(), base, loaded);
     for (const auto& entry : loaded.plan.entries) {
       if (entry.action != Action::quantize) continue;
       const auto [parent, name] = get_module_from_name(loaded.model, entry.spec.path);
       const auto* block =
           dynamic_cast<const nn::Block*>(parent->named_children().find(name)->get());
       const auto weight = entry.quantizer->dequantize(*block).to(at::kFloat);
-      const auto dense = read(base, base.at(entry.spec.path + ".weight")).to(at::kFloat);
+      const auto found = dense_weights.find(entry.spec.path);
+      if (found == dense_weights.end())
+        throw Error(ErrorKind::model, "the base model has no weight for a quantized module")
+            .at(entry.spec.path);
+      const auto dense = read_planned(base, found->second).to(at::kFloat);
       if (dense.sizes() != weight.sizes())
         throw Error(ErrorKind::model, "the base model has another shape").at(entry.spec.path);
       const double error = ((weight - dense).norm() / dense.norm()).item<double>();

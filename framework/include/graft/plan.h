@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "graft/module_spec.h"
+#include "graft/nn/tensor_part.h"
 #include "graft/quant_config.h"
 #include "graft/value.h"
 
@@ -23,6 +25,21 @@ struct PlannedTensor {
   std::string name;    ///< relative to the module: "weight"
   std::string source;  ///< name in the checkpoint
   std::uint64_t bytes = 0;
+  std::optional<nn::Region> of_source;  ///< the tensor is this part of `source`; absent: all of it
+  std::optional<nn::Region> into;       ///< `source` fills this part of the tensor; absent: all
+};
+
+class Checkpoint;
+
+/// What `planned` takes from the checkpoint, in the module's orientation and the file's dtype, on
+/// the CPU. Of a tensor that holds many parts only the one is read.
+GRAFT_API at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned);
+
+/// A tensor of the checkpoint that the model has no use for.
+struct UnloadedTensor {
+  std::string source;  ///< name in the checkpoint
+  std::string reason;
+  bool carried = false;  ///< saving writes it again as it is
 };
 
 /// What becomes of one module that owns parameters.
@@ -36,9 +53,11 @@ struct PlanEntry {
   std::string plugin;       ///< id, when a plugin builds the replacement
   std::string settings;     ///< one line: "4 bit g128 sym"
   std::string kernel;
+  std::string source_path;  ///< how the checkpoint spells the module; empty: as spec.path
   std::vector<PlannedTensor> tensors;
-  std::uint64_t bytes_before = 0;  ///< dense, in the plan's dtype
-  std::uint64_t bytes_after = 0;   ///< as written
+  std::vector<nn::TensorPart> parts;  ///< restructure: where the new tensors' values are
+  std::uint64_t bytes_before = 0;     ///< dense, in the plan's dtype
+  std::uint64_t bytes_after = 0;      ///< as written
 
   // What carries the entry out; both outlive every plan that is in use.
   const Quantizer* quantizer = nullptr;
@@ -52,13 +71,14 @@ struct GRAFT_API Plan {
   std::string plugin;  ///< id of the plugin that parsed the settings
   std::string settings;
   bool pre_quantized = false;
-  at::ScalarType dtype = at::kFloat;    ///< of kept tensors and activations
-  std::vector<PlanEntry> entries;       ///< parents before children
-  std::vector<std::string> tied;        ///< aliases that need no tensor: "lm_head.weight"
-  std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks
-  std::vector<std::string> mismatched;  ///< tensors whose shape or dtype cannot be used, with both
-  std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes
-  std::vector<std::string> notes;       ///< warnings for people
+  at::ScalarType dtype = at::kFloat;     ///< of kept tensors and activations
+  std::vector<PlanEntry> entries;        ///< parents before children
+  std::vector<std::string> tied;         ///< aliases that need no tensor: "lm_head.weight"
+  std::vector<std::string> missing;      ///< tensors the model needs and the checkpoint lacks
+  std::vector<std::string> mismatched;   ///< tensors whose shape or dtype cannot be used, with both
+  std::vector<std::string> unexpected;   ///< tensors of the checkpoint that nothing takes
+  std::vector<UnloadedTensor> unloaded;  ///< of the checkpoint, known and not needed: towers
+  std::vector<std::string> notes;        ///< warnings for people
 
   std::size_t count(Action action) const;
   std::uint64_t bytes_before() const;
