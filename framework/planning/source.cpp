@@ -29,9 +29,17 @@ Source::Source(const Checkpoint* checkpoint, const Model* model) {
     renames = model->checkpoint_renames();
     unused_ = model->unused_tensors();
   }
-  for (const auto& info : checkpoint->tensors())
-    if (!by_name_.emplace(name_in_model(info.name, prefixes, renames), &info).second)
-      doubles_.push_back(&info);
+  // A name that is the model's already comes before one that has to be changed into it.
+  std::vector<std::pair<std::string, const TensorInfo*>> changed;
+  for (const auto& info : checkpoint->tensors()) {
+    auto name = name_in_model(info.name, prefixes, renames);
+    if (name == info.name)
+      by_name_.emplace(std::move(name), &info);
+    else
+      changed.emplace_back(std::move(name), &info);
+  }
+  for (auto& [name, info] : changed)
+    if (!by_name_.emplace(std::move(name), info).second) doubles_.push_back(info);
 }
 
 const TensorInfo* Source::find(const std::string& name) const {
