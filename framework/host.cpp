@@ -10,6 +10,7 @@
 #include "host_state.h"
 #include "models/restructurings.h"
 #include "models/unknown_model.h"
+#include "plugins/call.h"
 
 namespace graft {
 namespace {
@@ -121,11 +122,40 @@ PlanRequest Host::State::request() const {
   request.quantizers = [this](const std::string& id, const std::string& method) {
     return quantizer(id, method);
   };
-  request.restructures = [this](const std::string& name) {
-    const auto found = replacements.find(name);
-    return found == replacements.end() ? model_restructuring(name) : &found->second;
-  };
+  request.restructures = [this](const std::string& name) { return restructuring(name); };
   return request;
+}
+
+const Restructuring* Host::State::restructuring(const std::string& name) const {
+  if (const auto found = replacements.find(name); found != replacements.end())
+    return &found->second;
+  const std::lock_guard lock(of_plugins_mutex);
+  if (const auto found = of_plugins.find(name); found != of_plugins.end()) return &found->second;
+  const PluginLibrary* owner = nullptr;
+  const Restructuring* theirs = nullptr;
+  for (const auto* library : plugins.libraries()) {
+    const auto* offered =
+        static_cast<const Restructuring*>(library->query(kRestructuringInterface, name.c_str()));
+    if (!offered) continue;
+    if (owner)
+      throw Error(ErrorKind::plugin, "two plugins build the replacement " + quote(name) + ": " +
+                                         owner->file().string() + " and " +
+                                         library->file().string())
+          .hint("remove one of them");
+    owner = library;
+    theirs = offered;
+  }
+  if (!owner) return model_restructuring(name);
+  const std::string id(owner->id()), doing = "building " + name;
+  Restructuring guarded;
+  guarded.build = [=](const ModuleSpec& spec, const Value& text) {
+    return call_plugin(id, doing, [&] { return theirs->build(spec, text); });
+  };
+  if (theirs->map)
+    guarded.map = [=](const ModuleSpec& spec, const Value& text) {
+      return call_plugin(id, doing, [&] { return theirs->map(spec, text); });
+    };
+  return &of_plugins.emplace(name, std::move(guarded)).first->second;
 }
 
 Host::Host(HostOptions options) : state_(std::make_unique<State>()) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,13 @@ struct Host::State {
   Method find_method(const Value& settings) const;
   /// The common part of every plan.
   PlanRequest request() const;
+  /// The restructuring of that name: the embedder's, else a plugin's, else the models' own; nullptr
+  /// when there is none. Throws Error(plugin) when two plugins have one.
+  const Restructuring* restructuring(const std::string& name) const;
+
+  /// Those of plugins, by name, with their calls guarded; filled as they are asked for.
+  mutable std::map<std::string, Restructuring> of_plugins;
+  mutable std::mutex of_plugins_mutex;
 };
 
 /// Of the config ("dtype", "torch_dtype"), else of the first float tensor, else float32.

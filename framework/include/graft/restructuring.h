@@ -21,4 +21,7 @@ struct Restructuring {
   std::function<std::vector<nn::TensorPart>(const ModuleSpec& spec, const Value& text_config)> map;
 };
 
+/// GRAFT_PLUGIN answers query(kRestructuringInterface, name) with a const Restructuring*.
+inline constexpr const char* kRestructuringInterface = "graft.restructuring/1";
+
 }  // namespace graft
