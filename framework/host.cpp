@@ -9,6 +9,9 @@
 #include "graft/module_graph.h"
 #include "host_state.h"
 #include "planning/settings.h"
+#include "models/restructurings.h"
+#include "models/unknown_model.h"
+#include "plugins/call.h"
 
 namespace graft {
 namespace {
@@ -93,11 +96,40 @@ PlanRequest Host::State::request() const {
   request.quantizers = [this](const std::string& id, const std::string& method) {
     return quantizer(id, method);
   };
-  request.restructures = [this](const std::string& name) {
-    const auto found = replacements.find(name);
-    return found == replacements.end() ? Restructure{} : Restructure(found->second);
-  };
+  request.restructures = [this](const std::string& name) { return restructuring(name); };
   return request;
+}
+
+const Restructuring* Host::State::restructuring(const std::string& name) const {
+  if (const auto found = replacements.find(name); found != replacements.end())
+    return &found->second;
+  const std::lock_guard lock(of_plugins_mutex);
+  if (const auto found = of_plugins.find(name); found != of_plugins.end()) return &found->second;
+  const PluginLibrary* owner = nullptr;
+  const Restructuring* theirs = nullptr;
+  for (const auto* library : plugins.libraries()) {
+    const auto* offered =
+        static_cast<const Restructuring*>(library->query(kRestructuringInterface, name.c_str()));
+    if (!offered) continue;
+    if (owner)
+      throw Error(ErrorKind::plugin, "two plugins build the replacement " + quote(name) + ": " +
+                                         owner->file().string() + " and " +
+                                         library->file().string())
+          .hint("remove one of them");
+    owner = library;
+    theirs = offered;
+  }
+  if (!owner) return model_restructuring(name);
+  const std::string id(owner->id()), doing = "building " + name;
+  Restructuring guarded;
+  guarded.build = [=](const ModuleSpec& spec, const Value& text) {
+    return call_plugin(id, doing, [&] { return theirs->build(spec, text); });
+  };
+  if (theirs->map)
+    guarded.map = [=](const ModuleSpec& spec, const Value& text) {
+      return call_plugin(id, doing, [&] { return theirs->map(spec, text); });
+    };
+  return &of_plugins.emplace(name, std::move(guarded)).first->second;
 }
 
 Host::Host(HostOptions options) : state_(std::make_unique<State>()) {
@@ -121,7 +153,11 @@ Host::Host(Host&&) noexcept = default;
 Host& Host::operator=(Host&&) noexcept = default;
 
 void Host::add_replacement(std::string name, Replacement build) {
-  state_->replacements[std::move(name)] = std::move(build);
+  add_replacement(std::move(name), Restructuring{std::move(build), nullptr});
+}
+
+void Host::add_replacement(std::string name, Restructuring how) {
+  state_->replacements[std::move(name)] = std::move(how);
 }
 
 void Host::add_patch(const std::string& yaml) {
@@ -155,6 +191,17 @@ struct Host::State::Prepared {
   }
 };
 
+/// Of an architecture that graft does not have, what the names of dense tensors tell.
+static std::shared_ptr<Model> skeleton(const Checkpoint& checkpoint, const LoadOptions& options,
+                                       const Settings& settings, at::ScalarType dtype) {
+  if (!is_known_architecture(checkpoint.config()) && settings.value.is_object()) {
+    if (options.structure) return build_unknown_model(*options.structure);
+    if (!settings.from_checkpoint && !checkpoint.tensors().empty())
+      return build_unknown_model(checkpoint);
+  }
+  return build_model(checkpoint.config(), at::TensorOptions(at::kMeta).dtype(dtype));
+}
+
 Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& checkpoint,
                                            const LoadOptions& given) const {
   std::vector<Offer> offers;
@@ -166,7 +213,7 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
                                [&](const Value& value) { return find_method(value); });
   const Settings& settings = out.settings;
   const auto dtype = given.dtype.value_or(model_dtype(checkpoint));
-  out.model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta).dtype(dtype));
+  out.model = skeleton(checkpoint, given, settings, dtype);
   const bool has_weights = !checkpoint.tensors().empty();
   if (settings.value.is_object()) {
     try {
@@ -186,6 +233,11 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
     dense.dtype = dtype;
     out.set_plan(make_plan(out.model, dense));
   }
+  if (!is_known_architecture(checkpoint.config()))
+    out.plan.notes.push_back(
+        "graft does not have the architecture " +
+        quote(checkpoint.config().get_string("model_type", "")) +
+        ": planned from names and shapes of tensors alone; nothing was run, nothing can be");
   return out;
 }
 
@@ -226,6 +278,12 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
         std::to_string(ready.plan.unexpected.size()) +
             " tensor(s) of the checkpoint belong to no module and are not loaded, first " +
             ready.plan.unexpected.front());
+  if (!ready.plan.unloaded.empty())
+    options.context.say(LogLevel::info, "plan",
+                        std::to_string(ready.plan.unloaded.size()) +
+                            " tensor(s) of the checkpoint are not loaded, first " +
+                            quote(ready.plan.unloaded.front().source) + ": " +
+                            ready.plan.unloaded.front().reason);
   LoadedModel loaded{ready.model, ready.plan, checkpoint, nullptr, {}};
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);

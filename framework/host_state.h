@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ struct Host::State {
   Plugins plugins;
   std::vector<ClaimRow> claims;
   std::vector<std::string> patches;  ///< YAML given through the API
-  std::map<std::string, Replacement> replacements;
+  std::map<std::string, Restructuring> replacements;
   Registry registry;
 
   void rebuild_registry();
@@ -27,6 +28,13 @@ struct Host::State {
   Prepared prepare(const Host& host, const Checkpoint& checkpoint, const LoadOptions& given) const;
   /// The common part of every plan.
   PlanRequest request() const;
+  /// The restructuring of that name: the embedder's, else a plugin's, else the models' own; nullptr
+  /// when there is none. Throws Error(plugin) when two plugins have one.
+  const Restructuring* restructuring(const std::string& name) const;
+
+  /// Those of plugins, by name, with their calls guarded; filled as they are asked for.
+  mutable std::map<std::string, Restructuring> of_plugins;
+  mutable std::mutex of_plugins_mutex;
 };
 
 /// Of the config ("dtype", "torch_dtype"), else of the first float tensor, else float32.

@@ -64,6 +64,23 @@ at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
   return tensor;
 }
 
+/// The tensors of an entry as the checkpoint has them; parts are joined as in `like`.
+Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like) {
+  Tensors out;
+  for (const auto& planned : entry.tensors) {
+    auto tensor = read_planned(checkpoint, planned);
+    if (!planned.into) {
+      out.set(planned.name, std::move(tensor));
+      continue;
+    }
+    if (!out.find(planned.name))
+      for (const auto& [name, whole] : like->own_tensors())
+        if (name == planned.name) out.set(name, at::empty(whole.sizes(), tensor.options()));
+    planned.into->of(out.at(planned.name)).copy_(tensor);
+  }
+  return out;
+}
+
 /// Floats take the plan's dtype; other types keep theirs.
 at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
   return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
@@ -83,13 +100,16 @@ std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
 
 std::string source_name(const PlanEntry& entry, const std::string& name) {
   for (const auto& tensor : entry.tensors)
-    if (tensor.name == name) return tensor.source;
-  return entry.spec.path.empty() ? name : entry.spec.path + "." + name;
+    if (tensor.name == name && !tensor.into && !(tensor.of_source && tensor.of_source->index >= 0))
+      return tensor.source;
+  const auto& path = entry.source_path.empty() ? entry.spec.path : entry.source_path;
+  return path.empty() ? name : path + "." + name;
 }
 
+/// A part of a tensor is copied only when its turn comes.
 TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
-  const auto flat = tensor.detach().to(at::kCPU).contiguous();
-  return {std::move(name), dtype_of(flat.scalar_type()), flat.sizes().vec(), [flat] {
+  return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {
+            const auto flat = tensor.detach().to(at::kCPU).contiguous();
             return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
           }};
 }
@@ -104,6 +124,26 @@ TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
 }
 
 }  // namespace
+
+at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned) {
+  const TensorInfo& info = checkpoint.at(planned.source);
+  auto shape = info.shape;
+  std::uint64_t begin = 0, bytes = info.bytes;
+  nn::Region region;
+  if (planned.of_source) {
+    region = *planned.of_source;
+    if (region.index >= 0) {
+      // Only the slab of that index is read.
+      bytes = info.bytes / static_cast<std::uint64_t>(shape.front());
+      begin = bytes * static_cast<std::uint64_t>(region.index);
+      shape.erase(shape.begin());
+      region.index = -1;
+    }
+  }
+  auto tensor = at::empty(shape, at::TensorOptions(scalar_type(info.dtype)));
+  checkpoint.read(info, begin, bytes, tensor.mutable_data_ptr());
+  return planned.of_source ? region.of(tensor).contiguous() : tensor;
+}
 
 void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                      const Observer& observer) {
@@ -134,17 +174,20 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   for (const auto& entry : plan.entries) {
     if (entry.action == Action::restructure) continue;
     context.advance("load", done, total);
-    Tensors tensors;
+    Tensors tensors =
+        read_all(checkpoint, entry,
+                 entry.action == Action::keep ? &block_at(root, entry.spec.path) : nullptr);
     for (const auto& planned : entry.tensors) {
-      tensors.set(planned.name, read(checkpoint, checkpoint.at(planned.source)));
       if (planned.finite && !planned.examined)
         require_finite(*tensors.find(planned.name), planned.source);
       done += planned.bytes;
     }
     if (entry.action == Action::keep) {
       nn::Block& block = block_at(root, entry.spec.path);
-      for (const auto& [name, tensor] : tensors)
-        block.set_tensor(name, in_dtype(tensor, plan.dtype));
+      // The skeleton has the plan's dtype but where a block insists on another.
+      for (const auto& [name, like] : block.own_tensors())
+        if (const auto* tensor = tensors.find(name))
+          block.set_tensor(name, in_dtype(*tensor, like.scalar_type()));
     } else if (plan.pre_quantized) {
       call_plugin(entry.plugin, entry.spec.path, [&] {
         entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors);
@@ -173,7 +216,8 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
     context.advance("quantize", done++, total);
     Tensors dense;
     for (const auto& [name, tensor] : block_at(root, entry.spec.path).own_tensors())
-      dense.set(name, in_dtype(tensor, plan.dtype));
+      dense.set(name, in_dtype(entry.spec.input_major && name == "weight" ? tensor.t() : tensor,
+                               plan.dtype));
     const auto next = quantized(entry, std::move(dense), context);
     Swaps swaps(root);
     swap_everywhere(swaps, entry, next);
@@ -252,10 +296,17 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
     }
     for (const auto& [name, tensor] : block.own_tensors()) {
       if (tied.contains(entry.spec.path + "." + name)) continue;
+      bool in_parts = false;
+      for (const auto& planned : entry.tensors)
+        if (planned.name == name && planned.into) {
+          in_parts = true;
+          write(to_write(planned.source, planned.into->of(tensor)));
+        }
+      if (in_parts) continue;
       const std::string source = source_name(entry, name);
       const auto* info = plan.pre_quantized ? checkpoint.find(source) : nullptr;
       const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
-      if (cast && in_dtype(read(checkpoint, *info), plan.dtype).equal(tensor))
+      if (cast && in_dtype(read(checkpoint, *info), tensor.scalar_type()).equal(tensor))
         write(as_stored(checkpoint, *info));
       else
         write(to_write(source, tensor));

@@ -74,6 +74,8 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   request.checkpoint = checkpoint;
   request.predicate = state_->predicate;
   request.allow_nonfinite = state_->host->options.allow_nonfinite;
+  const Plan before = std::move(state_->plan);
+  request.before = &before;
   if (dtype) {
     request.dtype = *dtype;
   } else {
@@ -125,6 +127,7 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
     PlanRequest request = state_->host->request();
     request.checkpoint = &checkpoint;
     request.dtype = state_->plan.dtype;
+    request.before = &state_->plan;
     const Plan dense = graft::make_plan(model, request);
     dense.check(state_->host->options.strict);
     fill_from(model, dense, checkpoint, context, {});

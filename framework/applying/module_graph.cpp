@@ -17,6 +17,9 @@ void walk(const std::string& path, const std::shared_ptr<torch::nn::Module>& mod
 
 std::shared_ptr<torch::nn::Module> child_of(const torch::nn::Module& parent,
                                             const std::string& name) {
+  // A slot is found without copying the list of children, which is long for experts.
+  if (const auto* block = dynamic_cast<const nn::Block*>(&parent))
+    if (auto child = block->child(name)) return child;
   const auto children = parent.named_children();
   const auto* child = children.find(name);
   return child ? *child : nullptr;

@@ -47,6 +47,10 @@ void print(const Plan& plan) {
   list("missing", plan.missing);
   list("wrong", plan.mismatched);
   list("unexpected", plan.unexpected);
+  if (!plan.unloaded.empty())
+    std::printf("not loaded %zu: %s (%s)%s\n", plan.unloaded.size(),
+                quote(plan.unloaded.front().source).c_str(), plan.unloaded.front().reason.c_str(),
+                plan.unloaded.size() > 1 ? " ..." : "");
   for (const auto& note : plan.notes) std::printf("note   %s\n", note.c_str());
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -106,19 +107,37 @@ class Scan {
   std::exception_ptr failure_;
 };
 
+/// Where the base keeps the weight of each module: an expert's may be a part of a larger tensor.
+std::map<std::string, PlannedTensor> weights_of(const Host& host, const Checkpoint& base,
+                                                const LoadedModel& loaded) {
+  LoadOptions options;
+  options.quantization_config = loaded.quantization_config;
+  std::map<std::string, PlannedTensor> weights;
+  for (const auto& entry : host.plan(base, options).entries)
+    for (const auto& tensor : entry.tensors)
+      if (tensor.name == "weight") weights.emplace(entry.spec.path, tensor);
+  return weights;
+}
+
 /// Relative error of every quantized module against the dense model it was made from.
 Value::Array compare(Program& program, const Checkpoint& checkpoint, const LoadOptions& options,
                      const std::string& against) {
   const Checkpoint base = Checkpoint::open(find_model(against));
-  const auto loaded = program.host().load(checkpoint, options);
+  LoadOptions with_structure = options;
+  with_structure.structure = base;
+  const auto loaded = program.host().load(checkpoint, with_structure);
+  const auto dense_weights = weights_of(program.host(), base, loaded);
   Value::Array rows;
   for (const auto& entry : loaded.plan.entries) {
     if (entry.action != Action::quantize) continue;
     const auto [parent, name] = get_module_from_name(loaded.model, entry.spec.path);
     const auto* block = dynamic_cast<const nn::Block*>(parent->named_children().find(name)->get());
     const auto weight = entry.quantizer->dequantize(*block).to(at::kFloat);
-    auto dense = read(base, base.at(entry.spec.path + ".weight")).to(at::kFloat);
-    if (entry.spec.class_name == "Conv1D") dense = dense.t();
+    const auto found = dense_weights.find(entry.spec.path);
+    if (found == dense_weights.end())
+      throw Error(ErrorKind::model, "the base model has no weight for a quantized module")
+          .at(entry.spec.path);
+    const auto dense = read_planned(base, found->second).to(at::kFloat);
     if (dense.sizes() != weight.sizes())
       throw Error(ErrorKind::model, "the base model has another shape").at(entry.spec.path);
     Value row;

@@ -1,12 +1,17 @@
 #include "models/attention.h"
 
-#include <ATen/ops/ones.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/floor_divide.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tanh.h>
 
+#include <algorithm>
+#include <limits>
 #include <optional>
-
-#include "graft/error.h"
-#include "graft/model.h"
 
 namespace graft {
 namespace {
@@ -15,6 +20,25 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const std::optional<at::Tensor>& mask, bool causal) {
   const bool grouped = q.size(1) != k.size(1);
   return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal, scale, grouped);
+}
+
+/// The same with what scaled_dot_product_attention lacks: a cap on the scores, and sinks.
+at::Tensor attend_plainly(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          const Attention& how, const std::optional<at::Tensor>& mask) {
+  const auto batch = q.size(0), heads = q.size(1), rows = q.size(2), columns = k.size(2);
+  const auto kv_heads = k.size(1), group = heads / kv_heads;
+  const auto grouped_q = q.reshape({batch, kv_heads, group * rows, q.size(3)});
+  auto scores = at::matmul(grouped_q, k.transpose(2, 3)) * how.scale;
+  if (how.softcap > 0) scores = at::tanh(scores / how.softcap) * how.softcap;
+  scores = scores.view({batch, heads, rows, columns}).to(at::kFloat);
+  if (mask) scores = scores.masked_fill(mask->logical_not(), std::numeric_limits<float>::lowest());
+  if (how.sinks.defined()) {
+    const auto sinks = how.sinks.to(at::kFloat).view({1, heads, 1, 1});
+    scores = at::cat({scores, sinks.expand({batch, heads, rows, 1})}, -1);
+  }
+  auto weights = at::softmax(scores, -1).narrow(-1, 0, columns).to(v.scalar_type());
+  weights = weights.reshape({batch, kv_heads, group * rows, columns});
+  return at::matmul(weights, v).view({batch, heads, rows, v.size(3)});
 }
 
 }  // namespace
@@ -28,15 +52,44 @@ at::Tensor join_heads(const at::Tensor& x) {
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            double scale, const at::Tensor& padding) {
-  const auto rows = q.size(2), columns = k.size(2);
-  if (!padding.defined()) {
-    if (rows == 1) return attend(q, k, v, scale, std::nullopt, false);
-    if (rows == columns) return attend(q, k, v, scale, std::nullopt, true);
+                            const Attention& how) {
+  const auto rows = q.size(2), all = k.size(2);
+  const auto window = how.window < all ? how.window : 0;
+  const auto chunk = how.chunk < all ? how.chunk : 0;
+  // Keys that no row sees are left out before anything is multiplied.
+  std::int64_t first = 0;
+  if (window > 0) first = std::max<std::int64_t>(0, all - rows - window + 1);
+  if (chunk > 0) first = std::max(first, (all - rows) / chunk * chunk);
+  const auto columns = all - first;
+  const auto keys = first ? k.narrow(2, first, columns) : k;
+  const auto values = first ? v.narrow(2, first, columns) : v;
+
+  const bool plain = how.softcap > 0 || how.sinks.defined();
+  std::optional<at::Tensor> mask;
+  const bool narrowed = (window > 0 || chunk > 0) && rows > 1;
+  if (narrowed || how.padding.defined() || (rows > 1 && (plain || rows != columns))) {
+    const auto options = at::TensorOptions(q.device()).dtype(at::kLong);
+    const auto row = at::arange(all - rows, all, options).unsqueeze(1);
+    const auto column = at::arange(first, all, options).unsqueeze(0);
+    auto seen = column <= row;
+    if (window > 0) seen = seen.logical_and(column > row - window);
+    if (chunk > 0)
+      seen = seen.logical_and(at::floor_divide(column, chunk) == at::floor_divide(row, chunk));
+    if (how.padding.defined())
+      seen = seen.logical_and(
+          how.padding.narrow(1, first, columns).view({how.padding.size(0), 1, 1, columns}));
+    mask = seen;
   }
-  auto mask = at::ones({rows, columns}, q.options().dtype(at::kBool)).tril(columns - rows);
-  if (padding.defined()) mask = mask.logical_and(padding.view({padding.size(0), 1, 1, columns}));
-  return attend(q, k, v, scale, mask, false);
+  if (plain) return attend_plainly(q, keys, values, how, mask);
+  return attend(q, keys, values, how.scale, mask, !mask && rows > 1);
+}
+
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            double scale, const at::Tensor& padding) {
+  Attention how;
+  how.scale = scale;
+  how.padding = padding;
+  return causal_attention(q, k, v, how);
 }
 
 at::Tensor full_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

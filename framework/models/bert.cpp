@@ -174,7 +174,13 @@ struct BertModel : Model {
 
   Output output() const override { return Output::last_hidden_state; }
   std::size_t cache_layers() const override { return 0; }
-  std::vector<std::string> checkpoint_prefixes() const override { return {"bert."}; }
+  std::vector<CheckpointPrefix> checkpoint_prefixes() const override { return {{"bert.", ""}}; }
+  std::vector<UnusedTensors> unused_tensors() const override {
+    return {{"embeddings.position_ids", "computed", false},
+            {"cls.*", "a head that hidden states do not pass", true},
+            {"classifier.*", "a head that hidden states do not pass", true},
+            {"qa_outputs.*", "a head that hidden states do not pass", true}};
+  }
 
   at::Tensor forward(const Batch& batch) override {
     auto x = embeddings->forward(batch.input_ids);

@@ -5,6 +5,7 @@
 #include <ATen/ops/silu.h>
 
 #include <array>
+#include <cmath>
 #include <limits>
 
 #include "graft/error.h"
@@ -29,6 +30,59 @@ std::int64_t required_size(const Value& config, std::string_view field) {
 
 std::int64_t optional_size(const Value& config, std::string_view field, std::int64_t otherwise) {
   return checked(field, config.get_int(field, otherwise));
+}
+
+std::int64_t size_or_none(const Value& config, std::string_view field) {
+  const std::int64_t value = config.get_int(field, 0);
+  return value == 0 ? 0 : checked(field, value);
+}
+
+double number_or_none(const Value& config, std::string_view field) {
+  const double value = config.get_double(field, 0);
+  if (!(value >= 0) || !std::isfinite(value))
+    throw Error(ErrorKind::model, "the field " + quote(field) + " is out of range")
+        .expected("a number from 0")
+        .found(std::to_string(value));
+  return value;
+}
+
+std::vector<bool> layers_of_type(const Value& config, std::string_view kind, std::int64_t layers,
+                                 bool (*otherwise)(std::int64_t, const Value&)) {
+  std::vector<bool> out;
+  const Value* types = config.find("layer_types");
+  if (!types) {
+    for (std::int64_t i = 0; i < layers; ++i) out.push_back(otherwise(i, config));
+    return out;
+  }
+  const auto& list = types->as_array();
+  if (static_cast<std::int64_t>(list.size()) != layers)
+    throw Error(ErrorKind::model, "'layer_types' has another length than the model has layers")
+        .expected(std::to_string(layers))
+        .found(std::to_string(list.size()));
+  for (const auto& type : list) {
+    const std::string& word = type.as_string();
+    if (word != kind && word != "full_attention")
+      throw Error(ErrorKind::model, "unsupported layer type")
+          .at("field 'layer_types'")
+          .expected("full_attention or " + std::string(kind))
+          .found(quote(word));
+    out.push_back(word == kind);
+  }
+  return out;
+}
+
+void refuse_field(const Value& config, std::string_view field) {
+  if (config.get_bool(field, false))
+    throw Error(ErrorKind::model, "graft does not do what the field " + quote(field) + " asks for")
+        .expected("false");
+}
+
+void require_top_k(std::int64_t top_k, std::int64_t experts) {
+  if (top_k > experts)
+    throw Error(ErrorKind::model, "a token cannot go to more experts than there are")
+        .at("field 'num_experts_per_tok'")
+        .expected("at most " + std::to_string(experts))
+        .found(std::to_string(top_k));
 }
 
 void require_multiple(std::string_view whole_name, std::int64_t whole, std::string_view part_name,

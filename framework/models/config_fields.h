@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "graft/value.h"
 
@@ -13,6 +14,23 @@ namespace graft {
 /// field.
 std::int64_t required_size(const Value& config, std::string_view field);
 std::int64_t optional_size(const Value& config, std::string_view field, std::int64_t otherwise);
+
+/// 0 when the field is absent or null, as configs say "none" (a window, a rank).
+std::int64_t size_or_none(const Value& config, std::string_view field);
+/// A number from 0: soft-capping, clamps. Throws Error(model) when negative or not finite.
+double number_or_none(const Value& config, std::string_view field);
+
+/// Whether each decoder layer is of `kind` in the config's "layer_types"; without that field
+/// `otherwise(layer)` says. Throws Error(model) when the list has another length or a type that is
+/// neither `kind` nor "full_attention".
+std::vector<bool> layers_of_type(const Value& config, std::string_view kind, std::int64_t layers,
+                                 bool (*otherwise)(std::int64_t layer, const Value& config));
+
+/// Throws Error(model) when the config asks for what graft does not do: a field that is true.
+void refuse_field(const Value& config, std::string_view field);
+
+/// Throws Error(model) unless each row can have `top_k` of `experts`.
+void require_top_k(std::int64_t top_k, std::int64_t experts);
 
 /// Throws Error(model) unless `whole` divides by `part`.
 void require_multiple(std::string_view whole_name, std::int64_t whole, std::string_view part_name,

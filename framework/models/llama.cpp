@@ -3,6 +3,7 @@
 #include "graft/error.h"
 #include "graft/nn/layers.h"
 #include "models/attention.h"
+#include "models/causal_lm.h"
 #include "models/config_fields.h"
 #include "models/model_table.h"
 #include "models/rope.h"
@@ -45,11 +46,6 @@ struct Positions {
   at::Tensor padding;   // [B, S] bool or undefined
   KvCache* cache;
 };
-
-std::shared_ptr<Unary> linear(std::int64_t in, std::int64_t out, bool bias,
-                              const at::TensorOptions& options) {
-  return std::make_shared<nn::Linear>(in, out, bias, options);
-}
 
 std::shared_ptr<Unary> norm(const LlamaConfig& c, const at::TensorOptions& options) {
   return std::make_shared<nn::RmsNorm>("LlamaRMSNorm", c.hidden_size, c.rms_norm_eps, options);
@@ -170,6 +166,8 @@ struct LlamaForCausalLM : Model {
     if (!tied_) return {};
     return {{"model.embed_tokens.weight", "lm_head.weight"}};
   }
+
+  std::vector<CheckpointPrefix> checkpoint_prefixes() const override { return decoder_prefixes(); }
 
   std::vector<InputGroup> input_groups() const override {
     std::vector<InputGroup> groups;

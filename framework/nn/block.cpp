@@ -1,6 +1,7 @@
 #include "graft/nn/block.h"
 
 #include "graft/error.h"
+#include "graft/nn/experts.h"
 #include "graft/nn/unary.h"
 
 namespace graft::nn {
@@ -17,6 +18,7 @@ std::string shape_text(at::IntArrayRef shape) {
 Block::Block(std::string class_name) : torch::nn::Module(std::move(class_name)) {}
 Block::~Block() = default;
 Unary::~Unary() = default;
+Experts::~Experts() = default;
 
 void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Module> next) {
   if (!next) throw Error(ErrorKind::internal, "no replacement given").at("child " + quote(name));
@@ -29,10 +31,15 @@ void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Mo
       error.hint("did you mean " + near + "?");
     throw error;
   }
-  if (!slot->second(next))
+  if (!slot->second.rebind(next))
     throw Error(ErrorKind::usage, "a " + next->name() + " does not have the interface that " +
                                       class_name() + " calls its child " + quote(name) + " with");
   replace_module(name, std::move(next));
+}
+
+std::shared_ptr<torch::nn::Module> Block::child(std::string_view name) const {
+  const auto slot = slots_.find(name);
+  return slot == slots_.end() ? nullptr : slot->second.child();
 }
 
 std::vector<std::pair<std::string, torch::Tensor>> Block::own_tensors() const {
@@ -63,9 +70,9 @@ void Block::own(std::string name, torch::Tensor& member, torch::Tensor initial) 
 }
 
 void Block::add_slot(const std::string& name, std::shared_ptr<torch::nn::Module> child,
-                     std::function<bool(const std::shared_ptr<torch::nn::Module>&)> rebind) {
+                     SlotAccess access) {
   register_module(name, std::move(child));
-  slots_.emplace(name, std::move(rebind));
+  slots_.emplace(name, std::move(access));
 }
 
 }  // namespace graft::nn

@@ -10,7 +10,11 @@ namespace graft::nn {
 
 Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool has_bias,
                const at::TensorOptions& options)
-    : Unary("Linear") {
+    : Linear("Linear", in_features, out_features, has_bias, options) {}
+
+Linear::Linear(std::string class_name, std::int64_t in_features, std::int64_t out_features,
+               bool has_bias, const at::TensorOptions& options)
+    : Unary(std::move(class_name)) {
   own("weight", weight, at::empty({out_features, in_features}, options));
   own("bias", bias, has_bias ? at::empty({out_features}, options) : at::Tensor());
 }

@@ -28,6 +28,18 @@ Value to_values(const std::vector<std::string>& items) {
   return out;
 }
 
+Value::Array unloaded_rows(const Plan& plan) {
+  Value::Array rows;
+  for (const auto& tensor : plan.unloaded) {
+    Value row;
+    row.set("tensor", tensor.source);
+    row.set("reason", tensor.reason);
+    row.set("carried", tensor.carried);
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 std::string_view word(Action action) {
   switch (action) {
     case Action::quantize:
@@ -124,6 +136,7 @@ Value Plan::to_value() const {
   out.set("mismatched", to_values(mismatched));
   out.set("unexpected", to_values(unexpected));
   out.set("detected", to_values(detected));
+  out.set("unloaded", unloaded_rows(*this));
   out.set("notes", to_values(notes));
   out.set("doubts", to_values(doubts));
   out.set("refusal", refusal.empty() ? Value() : Value(refusal));

@@ -4,9 +4,11 @@
 #include <map>
 #include <set>
 
+#include "applying/restructure.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
+#include "planning/source.h"
 #include "registry/name_match.h"
 
 namespace graft {
@@ -18,73 +20,32 @@ std::string shape_text(at::IntArrayRef shape) {
   return out + "]";
 }
 
-/// Names of the checkpoint as the model sees them: a prefix that the file has and the model lacks
-/// is taken off. Remembers what has been taken.
-class Source {
- public:
-  Source(const Checkpoint* checkpoint, const std::vector<std::string>& prefixes) {
-    if (!checkpoint) return;
-    known_ = true;
-    for (const auto& info : checkpoint->tensors()) {
-      std::string_view name = info.name;
-      for (const auto& prefix : prefixes)
-        if (name.starts_with(prefix)) {
-          name.remove_prefix(prefix.size());
-          break;
-        }
-      by_name_.emplace(std::string(name), &info);
-    }
-  }
-
-  bool known() const { return known_; }
-  const TensorInfo* find(const std::string& name) const {
-    const auto at = by_name_.find(name);
-    return at == by_name_.end() ? nullptr : at->second;
-  }
-  /// Tensors directly or deeper under the module at `path`.
-  std::vector<std::pair<std::string, const TensorInfo*>> under(const std::string& path) const {
-    const std::string prefix = path.empty() ? "" : path + ".";
-    std::vector<std::pair<std::string, const TensorInfo*>> out;
-    for (auto at = by_name_.lower_bound(prefix);
-         at != by_name_.end() && at->first.starts_with(prefix); ++at)
-      out.emplace_back(at->first.substr(prefix.size()), at->second);
-    return out;
-  }
-  void take(const TensorInfo* info) { taken_.insert(info); }
-  std::vector<std::string> rest() const {
-    std::vector<std::string> out;
-    for (const auto& [name, info] : by_name_)
-      if (!taken_.contains(info)) out.push_back(info->name);
-    return out;
-  }
-
- private:
-  bool known_ = false;
-  std::map<std::string, const TensorInfo*> by_name_;
-  std::set<const TensorInfo*> taken_;
-};
-
 class Planner {
  public:
   Planner(const std::shared_ptr<nn::Block>& root, const PlanRequest& request)
-      : root_(root), request_(request), source_(request.checkpoint, prefixes(*root)) {
+      : root_(root),
+        model_(dynamic_cast<const Model*>(root.get())),
+        request_(request),
+        source_(request.checkpoint, model_) {
     plan_.method = request.method.name;
     plan_.plugin = request.method.plugin_id;
     plan_.settings = request.method.config ? request.method.config->summary() : "";
     plan_.pre_quantized = request.pre_quantized;
     plan_.dtype = request.dtype;
-    if (const auto* model = dynamic_cast<const Model*>(root.get()))
-      for (const auto& tied : model->tied_tensors()) tied_.emplace(tied.alias, tied.owner);
+    if (model_)
+      for (const auto& tied : model_->tied_tensors()) tied_.emplace(tied.alias, tied.owner);
     for (const auto& [alias, owner] : tied_) tied_owners_.insert(owner);
     if (request.method.config && request.registry)
       skip_.emplace(request.registry->skip_names(request.method.config->skip));
     configs_.emplace(request.method.plugin_id, request.method.config);
+    if (request.before)
+      for (const auto& entry : request.before->entries) derive(entry);
   }
 
   Plan run() {
     visit("", root_);
     for (const auto& [alias, owner] : tied_) plan_.tied.push_back(alias);
-    for (const auto& name : source_.rest()) note_unexpected(name);
+    source_.rest(plan_.unloaded, plan_.unexpected);
     if (skip_) note_unmatched();
     if (!dense_after_all_.empty())
       plan_.notes.push_back("the settings say quantized, but the checkpoint is dense: " +
@@ -102,11 +63,6 @@ class Planner {
   }
 
  private:
-  static std::vector<std::string> prefixes(const nn::Block& root) {
-    const auto* model = dynamic_cast<const Model*>(&root);
-    return model ? model->checkpoint_prefixes() : std::vector<std::string>{};
-  }
-
   void visit(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {
     if (const auto seen = seen_.find(module.get()); seen != seen_.end()) {
       if (seen->second != kNoEntry) plan_.entries[seen->second].also.push_back(path);
@@ -127,12 +83,13 @@ class Planner {
     // What the weights of a quantized checkpoint stand for does not depend on what it is run in.
     if (request_.pre_quantized && source_.known())
       entry.spec.dtype = model_dtype(*request_.checkpoint);
-    if (request_.method.quantizer && decide(entry)) {
+    if (request_.method.quantizer && decide(entry, *block)) {
       if (path.empty())
         throw Error(ErrorKind::usage, "the root of the model, a " + entry.spec.class_name +
                                           ", cannot be replaced: nobody would hold the replacement")
             .hint("put it into a graft::nn::Slot of a block of your own");
       if (entry.action == Action::restructure) {
+        replaced_.push_back(module);
         plan_.entries.push_back(entry);
         visit_children(
             path, *get_module_from_name(root_, path).parent->named_children().find(last(path)));
@@ -157,7 +114,7 @@ class Planner {
   }
 
   /// True when the module is to be replaced; else entry.reason says why not.
-  bool decide(PlanEntry& entry) {
+  bool decide(PlanEntry& entry, const nn::Block& block) {
     if (request_.predicate && !request_.predicate(entry.spec))
       return keep(entry, "left out by the caller");
     const bool by_tensors = request_.pre_quantized && source_.known();
@@ -171,7 +128,7 @@ class Planner {
     if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision)))
       return keep(entry, decision.reason);
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
-    if (decision.kind == Decision::Kind::replace) return restructure(entry, decision);
+    if (decision.kind == Decision::Kind::replace) return restructure(entry, block, decision);
     if (!by_tensors && skip_)
       if (const auto hit = skip_->match(entry.spec.path))
         return keep(entry, "skip list: " + quote(*hit));
@@ -196,22 +153,37 @@ class Planner {
     return false;
   }
 
-  bool restructure(PlanEntry& entry, const Decision& decision) {
-    const auto build =
-        request_.restructures ? request_.restructures(decision.rule->replacement) : Restructure{};
-    if (!build)
+  bool restructure(PlanEntry& entry, const nn::Block& block, const Decision& decision) {
+    const auto* how =
+        request_.restructures ? request_.restructures(decision.rule->replacement) : nullptr;
+    if (!how)
       throw Error(ErrorKind::plugin, "nobody builds the replacement " +
                                          quote(decision.rule->replacement) + " for the " +
                                          entry.spec.class_name + " at " + quote(entry.spec.path))
           .at(decision.rule->origin.text())
           .hint("install the plugin that builds it, or register it with Host::add_replacement");
-    const auto* model = dynamic_cast<const Model*>(root_.get());
-    replace_at(root_, entry.spec.path,
-               build(entry.spec, model ? model->text_config() : Value(Value::Object{})));
+    const Value text = model_ ? model_->text_config() : Value(Value::Object{});
+    entry.parts = parts_of(block, *how, entry.spec, text);
+    if (request_.pre_quantized && source_.known())
+      for (const auto& part : entry.parts)
+        if (source_.find(join(entry.spec.path, part.from))) {
+          entry.parts.clear();
+          return keep(entry, "in one piece and dense in the checkpoint");
+        }
+    replace_at(root_, entry.spec.path, restructured(block, *how, entry.spec, text));
+    derive(entry);
     entry.action = Action::restructure;
     entry.replacement = decision.rule->replacement;
     entry.reason = decision.rule->origin.text();
     return true;
+  }
+
+  /// Remembers where the tensors of a restructured module may be in the checkpoint.
+  void derive(const PlanEntry& entry) {
+    if (!source_.known()) return;
+    for (const auto& part : entry.parts)
+      derived_.emplace(join(entry.spec.path, part.to),
+                       Derived{join(entry.spec.path, part.from), part.to, part.region});
   }
 
   bool choose(PlanEntry& entry, const Decision& decision, bool by_tensors) {
@@ -326,8 +298,11 @@ class Planner {
     for (const auto& tensor : specs) entry.bytes_after += tensor.bytes;
     if (!source_.known()) return;
     if (!request_.pre_quantized) {
-      for (const auto& [name, tensor] : dense.own_tensors())
-        take(entry, name, tensor.sizes().vec(), true);
+      if (spec.input_major)
+        take(entry, "weight", {spec.in_features, spec.out_features}, true, kTransposed);
+      else
+        take(entry, "weight", {spec.out_features, spec.in_features}, true);
+      if (spec.bias) take(entry, "bias", {spec.out_features}, true);
       return;
     }
     entry.bytes_after = 0;
@@ -361,8 +336,7 @@ class Planner {
 
   void take_dense(PlanEntry& entry, const nn::Block& block) {
     const auto element = [&](const at::Tensor& t) {
-      return static_cast<std::uint64_t>(t.numel()) *
-             c10::elementSize(t.is_floating_point() ? request_.dtype : t.scalar_type());
+      return static_cast<std::uint64_t>(t.numel()) * c10::elementSize(t.scalar_type());
     };
     for (const auto& [name, tensor] : block.own_tensors()) {
       const std::string full = join(entry.spec.path, name);
@@ -378,38 +352,108 @@ class Planner {
       }
       entry.bytes_before += element(tensor);
       entry.bytes_after += element(tensor);
-      if (source_.known()) take(entry, name, tensor.sizes().vec(), false);
+      if (!source_.known()) continue;
+      if (source_.find(full) || !take_parts(entry, name, tensor, block))
+        take(entry, name, tensor.sizes().vec(), false);
     }
     if (entry.reason.empty()) entry.reason = "no method";
   }
 
-  void take(PlanEntry& entry, const std::string& name, const std::vector<std::int64_t>& shape,
-            bool float_only) {
+  /// Takes the checkpoint's tensor for the one called `name`. `region`: the tensor is that part.
+  void take(PlanEntry& entry, const std::string& name, std::vector<std::int64_t> shape,
+            bool float_only, std::optional<nn::Region> region = std::nullopt) {
     const std::string full = join(entry.spec.path, name);
     const auto* info = source_.find(full);
+    const Derived* derived = nullptr;
+    if (!info)
+      if (const auto at = derived_.find(full); at != derived_.end()) {
+        derived = &at->second;
+        info = source_.find(derived->from);
+        region = derived->region;
+      }
     if (!info) {
       plan_.missing.push_back(quote(full));
       return;
     }
-    if (info->shape != shape)
+    const auto found = derived ? region->shape_in(info->shape) : info->shape;
+    if (found != shape)
       plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) +
-                                 ", expected " + shape_text(shape));
+                                 ", expected " + shape_text(shape) +
+                                 (derived ? " inside it, for " + quote(full) : ""));
     else if (float_only && !is_float(info->dtype))
       plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
                                  ", expected a float type");
-    add(entry, name, info);
+    std::uint64_t bytes = info->bytes;
+    if (derived) {
+      bytes = bytes_of(*info, shape);
+      // "<experts>.gate_up_proj" -> "<experts>.3.gate_proj"
+      const auto last_dot = info->name.rfind('.');
+      entry.source_path = info->name.substr(0, last_dot + 1) + parent_of(derived->to);
+    } else {
+      spell(entry, name, *info);
+    }
+    source_.take(info);
+    entry.tensors.push_back({name, info->name, bytes, region, std::nullopt});
+  }
+
+  /// A tensor in one piece, from a checkpoint that has its parts; false when it has none of them.
+  bool take_parts(PlanEntry& entry, const std::string& name, const at::Tensor& tensor,
+                  const nn::Block& block) {
+    if (parts_of_ != &block) {
+      parts_ = block.parts();
+      parts_of_ = &block;
+    }
+    bool any = false;
+    for (const auto& part : parts_)
+      any = any || (part.from == name && source_.find(join(entry.spec.path, part.to)));
+    if (!any) return false;
+    for (const auto& part : parts_) {
+      if (part.from != name) continue;
+      const std::string full = join(entry.spec.path, part.to);
+      const auto* info = source_.find(full);
+      if (!info) {
+        plan_.missing.push_back(quote(full));
+        continue;
+      }
+      if (const auto shape = part.region.shape_in(tensor.sizes()); shape != info->shape)
+        plan_.mismatched.push_back(quote(info->name) + " is " + shape_text(info->shape) +
+                                   ", expected " + shape_text(shape));
+      else if (!is_float(info->dtype))
+        plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
+                                   ", expected a float type");
+      source_.take(info);
+      entry.tensors.push_back({name, info->name, info->bytes, std::nullopt, part.region});
+    }
+    return true;
   }
 
   void add(PlanEntry& entry, const std::string& name, const TensorInfo* info) {
     source_.take(info);
-    entry.tensors.push_back({name, info->name, info->bytes});
+    spell(entry, name, *info);
+    entry.tensors.push_back({name, info->name, info->bytes, std::nullopt, std::nullopt});
   }
 
-  void note_unexpected(const std::string& name) { plan_.unexpected.push_back(quote(name)); }
+  /// Remembers the module's path as the checkpoint spells it.
+  static void spell(PlanEntry& entry, const std::string& name, const TensorInfo& info) {
+    if (info.name.size() > name.size() && info.name.ends_with("." + name))
+      entry.source_path = info.name.substr(0, info.name.size() - name.size() - 1);
+  }
+
+  static std::uint64_t bytes_of(const TensorInfo& info, const std::vector<std::int64_t>& shape) {
+    std::int64_t all = 1, part = 1;
+    for (const auto extent : info.shape) all *= extent;
+    for (const auto extent : shape) part *= extent;
+    return all ? info.bytes / static_cast<std::uint64_t>(all) * static_cast<std::uint64_t>(part)
+               : 0;
+  }
 
   std::string device_word() const { return request_.device.is_cuda() ? "cuda" : "cpu"; }
   static std::string join(const std::string& path, const std::string& name) {
     return path.empty() ? name : path + "." + name;
+  }
+  static std::string parent_of(const std::string& path) {
+    const auto dot = path.rfind('.');
+    return dot == std::string::npos ? "" : path.substr(0, dot);
   }
   static std::string last(const std::string& path) {
     const auto dot = path.rfind('.');
@@ -417,7 +461,17 @@ class Planner {
   }
 
   static constexpr std::size_t kNoEntry = static_cast<std::size_t>(-1);
+  static constexpr nn::Region kTransposed{.transpose = true};
+
+  /// A tensor of a restructured module that may be a part of one of the module it replaced.
+  struct Derived {
+    std::string from;  ///< the model's name of the tensor in one piece
+    std::string to;    ///< relative to the replaced module
+    nn::Region region;
+  };
+
   std::shared_ptr<nn::Block> root_;
+  const Model* model_;
   const PlanRequest& request_;
   Source source_;
   Plan plan_;
@@ -427,6 +481,11 @@ class Planner {
   std::optional<SkipNames> skip_;
   std::map<std::string, QuantConfigPtr> configs_;  // by plugin
   std::map<const torch::nn::Module*, std::size_t> seen_;
+  /// Kept alive, or a later module could have the address of one that was seen.
+  std::vector<std::shared_ptr<torch::nn::Module>> replaced_;
+  std::map<std::string, Derived> derived_;  // by the model's name of the part
+  const nn::Block* parts_of_ = nullptr;     // whose parts_ are
+  std::vector<nn::TensorPart> parts_;
 };
 
 }  // namespace

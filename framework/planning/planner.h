@@ -8,6 +8,7 @@
 #include "graft/model.h"
 #include "graft/plan.h"
 #include "graft/quantizer.h"
+#include "graft/restructuring.h"
 #include "registry/registry.h"
 
 namespace graft {
@@ -30,11 +31,8 @@ struct Method {
 Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,
                    const QuantizerLookup& lookup);
 
-/// Builds a restructured module on meta in the place of one described by `spec`.
-using Restructure =
-    std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
-/// The restructuring of that name, or an empty function.
-using RestructureLookup = std::function<Restructure(const std::string& name)>;
+/// The restructuring of that name, or nullptr.
+using RestructureLookup = std::function<const Restructuring*(const std::string& name)>;
 
 struct PlanRequest {
   const Registry* registry = nullptr;
@@ -45,6 +43,8 @@ struct PlanRequest {
   bool pre_quantized = false;
   /// Headers only; nullptr plans from the skeleton alone.
   const Checkpoint* checkpoint = nullptr;
+  /// An earlier plan of the same model, which has carried out its restructurings; nullptr: none.
+  const Plan* before = nullptr;
   at::ScalarType dtype = at::kFloat;
   c10::Device device = at::kCPU;
   bool allow_nonfinite = false;  ///< NaN and infinity in scales are let through
@@ -53,9 +53,9 @@ struct PlanRequest {
 };
 
 /// Walks `root` and decides about every module that owns parameters. Restructurings are carried out
-/// on the skeleton as the walk meets them, so that their children can be planned: `root` must be on
-/// meta or the registry must name none. Reads no tensor data. Throws Error for what makes planning
-/// impossible; what is merely missing is in the Plan.
+/// as the walk meets them, so that their children can be planned; on a model with data the new
+/// modules hold views of the old ones' tensors. Reads no tensor data. Throws Error for what makes
+/// planning impossible; what is merely missing is in the Plan.
 Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request);
 
 }  // namespace graft

@@ -56,7 +56,12 @@ Decision Registry::decide(const Query& query) const {
   if (!fitting.empty()) {
     decision.rule = *fitting.front();
     decision.options = decision.rule->options;
+    if (decision.rule->keep) {
+      decision.kind = Decision::Kind::keep;
+      decision.reason = *decision.rule->keep + " (" + decision.rule->origin.text() + ")";
+    }
   }
+  const bool kept = decision.kind == Decision::Kind::keep;
 
   const Rule* rule = decision.rule ? &*decision.rule : nullptr;
   const auto priority = [&](const ClaimRow& claim) {
@@ -74,9 +79,11 @@ Decision Registry::decide(const Query& query) const {
     else
       decision.claims.push_back(claim);
   }
-  if (rule && rule->keep) {
-    decision.kind = Decision::Kind::keep;
-    decision.reason = *rule->keep + " (" + rule->origin.text() + ")";
+  if (kept) {
+    // A checkpoint may hold the module quantized all the same; then these can load it.
+    std::stable_sort(
+        decision.claims.begin(), decision.claims.end(),
+        [&](const ClaimRow& a, const ClaimRow& b) { return priority(a) > priority(b); });
     return decision;
   }
   if (rule && !rule->replacement.empty()) {
@@ -141,8 +148,10 @@ Registry Registry::Builder::build() {
   for (const auto& claim : registry_.claims_) methods.insert(claim.method);
   for (std::size_t i = 0; i < registry_.rules_.size(); ++i) {
     const Rule& rule = registry_.rules_[i];
+    // Rules that come with graft name methods of plugins that may not be installed.
     for (const auto& method : rule.methods)
-      if (method != "*" && !methods.empty() && !methods.contains(method)) {
+      if (rule.tier != Tier::installed && method != "*" && !methods.empty() &&
+          !methods.contains(method)) {
         std::string note =
             rule.origin.text() + ": no loaded plugin has the method " + quote(method);
         if (const auto near = nearest_names(method, {methods.begin(), methods.end()});

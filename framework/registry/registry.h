@@ -63,8 +63,8 @@ struct GRAFT_API Decision {
   };
   Kind kind = Kind::none;
   std::string reason;
-  std::optional<Rule> rule;  ///< the one that won
-  std::vector<ClaimRow> claims;
+  std::optional<Rule> rule;      ///< the one that won
+  std::vector<ClaimRow> claims;  ///< also of `keep`, for checkpoints that hold it quantized
   Value options{Value::Object{}};
   std::vector<Loser> losers;
   std::string resolved_class;  ///< after aliases

@@ -9,7 +9,6 @@ struct Plugin {
       "bitsandbytes: NF4 and FP4 with and without double quantization, LLM.int8";
   static constexpr graft_claim claims[] = {
       {"bitsandbytes", "Linear", "cpu", 0},
-      {"bitsandbytes", "Conv1D", "cpu", 0},
   };
   static void init(const Runtime&) {}
   static const Quantizer* quantizer(std::string_view method) {

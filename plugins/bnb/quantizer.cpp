@@ -209,9 +209,7 @@ GroupResult BnbQuantizer::quantize(std::span<const GroupMember> group, const Con
     const auto* given_bias = member.dense.find("bias");
     const auto bias = given_bias ? *given_bias : at::Tensor();
     auto module = build(member.spec, config);
-    // Conv1D of GPT-2 has its weight the other way round; bitsandbytes turns it for good.
-    auto weight = member.dense.at("weight");
-    if (member.spec.class_name == "Conv1D") weight = weight.t().contiguous();
+    const auto& weight = member.dense.at("weight");
     if (config.bits == 8)
       dynamic_cast<Linear8bitLt&>(*module).quantize(weight, bias);
     else

@@ -8,7 +8,6 @@ struct Plugin {
   static constexpr const char* summary = "GPTQ: packed groups of 2, 3, 4 and 8 bits, v1 and v2";
   static constexpr graft_claim claims[] = {
       {"gptq", "Linear", "cpu", 0},
-      {"gptq", "Conv1D", "cpu", 0},
   };
   static void init(const Runtime&) {}
   static const Quantizer* quantizer(std::string_view method) {

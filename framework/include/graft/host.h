@@ -15,6 +15,7 @@
 #include "graft/plan.h"
 #include "graft/plugins.h"
 #include "graft/quantizer.h"
+#include "graft/restructuring.h"
 
 namespace graft {
 
@@ -41,6 +42,9 @@ struct LoadOptions {
   std::optional<at::ScalarType> dtype;  ///< of kept weights and activations; else the config's
   c10::Device device = at::kCPU;
   bool ignore_quantization_config = false;  ///< load as if the file had none
+  /// For a quantized checkpoint of an architecture that graft does not have: the dense one it was
+  /// made from, whose names tell the modules.
+  std::optional<Checkpoint> structure;
   Context context;
 };
 
@@ -67,11 +71,15 @@ class GRAFT_API Host {
   using Replacement =
       std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
   void add_replacement(std::string name, Replacement build);
+  /// The same with a map of its own between the tensors of both.
+  void add_replacement(std::string name, Restructuring how);
   /// A registry rule as YAML text of one patch: "{class: A, methods: [m], replacement: B}". Shown
   /// as API.
   void add_patch(const std::string& yaml);
 
   /// The whole conversion without reading a weight. A folder with config.json alone can be planned.
+  /// A dense checkpoint of an architecture that graft does not have is planned from its tensors'
+  /// names and shapes, which the plan's notes say; the model it loads as cannot run.
   Plan plan(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
   /// The plan after the small tensors were read (scales, zero points): with what they say, and with
   /// what load() would refuse as its `refusal`.

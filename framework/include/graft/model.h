@@ -9,6 +9,13 @@
 
 namespace graft {
 
+class Model;
+
+/// The model that `config` ("model_type"; of a multimodal one, that of its text_config) describes,
+/// every tensor on `options.device()` (kMeta for a skeleton that takes no memory) in
+/// `options.dtype()`. Throws Error(model): unknown model_type, missing or impossible fields.
+GRAFT_API std::shared_ptr<Model> build_model(const Value& config, const at::TensorOptions& options);
+
 /// Keys and values of the tokens seen so far, one entry a decoder layer. Grows as needed. Belongs
 /// to one sequence (or one batch of equally long ones); not thread-safe.
 class GRAFT_API KvCache {
@@ -51,6 +58,26 @@ struct TiedTensor {
   std::string alias;  ///< "lm_head.weight"
 };
 
+/// Names of a checkpoint that start with `in_file` are the model's that start with `in_model`:
+/// those of a headless body, or of a text model inside a larger one.
+struct CheckpointPrefix {
+  std::string in_file;   ///< "language_model."
+  std::string in_model;  ///< ""
+};
+
+/// A part inside a name that checkpoints spell in another way.
+struct CheckpointRename {
+  std::string in_file;   ///< ".block_sparse_moe."
+  std::string in_model;  ///< ".mlp."
+};
+
+/// Tensors of a checkpoint that the model has no use for, and why.
+struct UnusedTensors {
+  std::string pattern;  ///< exact name or glob, as the model spells names
+  std::string reason;
+  bool carried = true;  ///< saving writes them again as they are: towers, heads for later tokens
+};
+
 /// An architecture: the module graph with Transformers' class and attribute names, so that names of
 /// checkpoints, registries and skip lists fit without a table.
 class GRAFT_API Model : public nn::Block {
@@ -66,21 +93,22 @@ class GRAFT_API Model : public nn::Block {
   virtual std::size_t cache_layers() const = 0;
   virtual std::vector<InputGroup> input_groups() const = 0;
   virtual std::vector<TiedTensor> tied_tensors() const { return {}; }
-  /// Prefixes that checkpoints of this model may put before its names ("bert." of a headed file).
-  virtual std::vector<std::string> checkpoint_prefixes() const { return {}; }
+  /// How checkpoints may spell names: prefixes first, each applied once in this order, then the
+  /// first occurrence of each rename.
+  virtual std::vector<CheckpointPrefix> checkpoint_prefixes() const { return {}; }
+  virtual std::vector<CheckpointRename> checkpoint_renames() const { return {}; }
+  /// What checkpoints of this architecture may hold beside the model's tensors.
+  virtual std::vector<UnusedTensors> unused_tensors() const;
 
   /// config.json as read, and the part that describes the text model.
   const Value& config() const { return config_; }
   const Value& text_config() const;
 
  private:
+  friend GRAFT_API std::shared_ptr<Model> build_model(const Value& config,
+                                                      const at::TensorOptions& options);
   Value config_;
 };
-
-/// The model that `config` ("model_type") describes, every tensor on `options.device()` (kMeta for
-/// a skeleton that takes no memory) in `options.dtype()`. Throws Error(model): unknown model_type,
-/// missing or impossible fields.
-GRAFT_API std::shared_ptr<Model> build_model(const Value& config, const at::TensorOptions& options);
 
 /// The model types that build_model knows.
 GRAFT_API std::vector<std::string> known_model_types();

@@ -15,6 +15,7 @@ struct ModuleSpec {
   std::int64_t in_features = 0;   ///< K; 0 when the class is no matrix
   std::int64_t out_features = 0;  ///< N
   bool bias = false;
+  bool input_major = false;           ///< the dense weight is [K, N], as Conv1D keeps it
   at::ScalarType dtype = at::kFloat;  ///< of the dense weight
   c10::Device device = at::kCPU;      ///< where the replacement will live
 };

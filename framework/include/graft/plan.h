@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "graft/module_spec.h"
+#include "graft/nn/tensor_part.h"
 #include "graft/quant_config.h"
 #include "graft/value.h"
 
@@ -25,6 +27,21 @@ struct PlannedTensor {
   std::uint64_t bytes = 0;
   bool finite = false;    ///< NaN and infinity in it are refused
   bool examined = false;  ///< its quantizer looks at it before anything is loaded
+  std::optional<nn::Region> of_source;  ///< the tensor is this part of `source`; absent: all of it
+  std::optional<nn::Region> into;       ///< `source` fills this part of the tensor; absent: all
+};
+
+class Checkpoint;
+
+/// What `planned` takes from the checkpoint, in the module's orientation and the file's dtype, on
+/// the CPU. Of a tensor that holds many parts only the one is read.
+GRAFT_API at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned);
+
+/// A tensor of the checkpoint that the model has no use for.
+struct UnloadedTensor {
+  std::string source;  ///< name in the checkpoint
+  std::string reason;
+  bool carried = false;  ///< saving writes it again as it is
 };
 
 /// What becomes of one module that owns parameters.
@@ -38,9 +55,11 @@ struct PlanEntry {
   std::string plugin;       ///< id, when a plugin builds the replacement
   std::string settings;     ///< one line: "4 bit g128 sym"
   std::string kernel;
+  std::string source_path;  ///< how the checkpoint spells the module; empty: as spec.path
   std::vector<PlannedTensor> tensors;
-  std::uint64_t bytes_before = 0;  ///< dense, in the plan's dtype
-  std::uint64_t bytes_after = 0;   ///< as written
+  std::vector<nn::TensorPart> parts;  ///< restructure: where the new tensors' values are
+  std::uint64_t bytes_before = 0;     ///< dense, in the plan's dtype
+  std::uint64_t bytes_after = 0;      ///< as written
 
   // What carries the entry out; both outlive every plan that is in use.
   const Quantizer* quantizer = nullptr;
@@ -60,6 +79,7 @@ struct GRAFT_API Plan {
   std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks
   std::vector<std::string> mismatched;  ///< tensors whose shape or dtype cannot be used, with both
   std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes
+  std::vector<UnloadedTensor> unloaded;  ///< of the checkpoint, known and not needed: towers
   std::vector<std::string> detected;    ///< what the tensors themselves say, once they were read
   std::vector<std::string> notes;       ///< what is odd but harmless, for people
   std::vector<std::string> doubts;      ///< warnings that `strict` makes errors of

@@ -11,6 +11,7 @@
 #include "graft/error.h"
 #include "graft/plugin_abi.h"
 #include "graft/quantizer.h"
+#include "graft/restructuring.h"
 #include "graft/runtime.h"
 #include "graft/stamp.h"
 
@@ -35,6 +36,8 @@
 ///       static const TernaryQuantizer ternary;
 ///       return method == "ternary" ? &ternary : nullptr;
 ///     }
+///     // optional: replacements that registry rules may name, built from the model's text config
+///     static const graft::Restructuring* restructuring(std::string_view name);
 ///     static void shutdown() {}  // optional
 ///   };
 ///   }  // namespace org::example::ternary
@@ -51,6 +54,9 @@
 ///
 /// quantizer gives the logic of a method, one object for the process, or nullptr; any thread may
 /// call it. Every claimed method has one.
+///
+/// restructuring gives the builder of a replacement that keeps the values and changes the graph,
+/// one object for the process, or nullptr; any thread may call it and its functions.
 ///
 /// shutdown runs once, from graft::shutdown(): join threads. Nothing is ever unloaded, and no work
 /// belongs in static constructors or destructors.
@@ -104,6 +110,11 @@ class PluginEntry {
         const Quantizer* quantizer = Plugin::quantizer(std::string_view(argument));
         return const_cast<Quantizer*>(quantizer);
       }
+      if constexpr (requires { Plugin::restructuring(std::string_view{}); })
+        if (std::string_view(interface_id) == kRestructuringInterface) {
+          const Restructuring* restructuring = Plugin::restructuring(std::string_view(argument));
+          return const_cast<Restructuring*>(restructuring);
+        }
     } catch (const std::exception& thrown) {
       runtime().log(LogLevel::error, thrown.what());
     } catch (...) {

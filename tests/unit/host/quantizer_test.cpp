@@ -141,25 +141,6 @@ TEST_CASE("half-precision weights that overflow are multiplied in float32") {
   }
 }
 
-TEST_CASE("a Conv1D weight is turned once, and the packed one is that of the same Linear") {
-  const auto weight = at::randn({32, 96});
-  for (const char* settings : {kNf4, kInt8}) {
-    std::shared_ptr<nn::Block> module;
-    const auto linear = quantized(settings, spec_of(96, 32), weight);
-    const auto conv = quantized(settings, spec_of(96, 32, "Conv1D"), weight.t().contiguous(), &module);
-    REQUIRE(linear.size() == conv.size());
-    for (const auto& [name, tensor] : linear) CHECK_MESSAGE(tensor.equal(conv.at(name)), name);
-    CHECK(quantizer("bitsandbytes").dequantize(*module).sizes() == at::IntArrayRef({32, 96}));
-  }
-  // GPTQ packs along the inputs whatever the class, so the tensors are those of a Linear.
-  const auto& q = quantizer("gptq");
-  const auto config = q.parse(parse_json(R"({"bits": 4, "group_size": 32})"));
-  const auto linear = q.tensors(spec_of(96, 32), *config);
-  const auto conv = q.tensors(spec_of(96, 32, "Conv1D"), *config);
-  REQUIRE(linear.size() == conv.size());
-  for (std::size_t i = 0; i < linear.size(); ++i) CHECK(linear[i].shape == conv[i].shape);
-}
-
 TEST_CASE("4-bit weights of any size and storage come back, where blocks straddle rows too") {
   const c10::InferenceMode guard;
   for (const auto& [rows, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{

@@ -11,6 +11,7 @@
 
 #include "graft/export.h"
 #include "graft/module_spec.h"
+#include "graft/nn/tensor_part.h"
 
 namespace graft::nn {
 
@@ -40,11 +41,18 @@ class GRAFT_API Block : public torch::nn::Module {
   void replace_child(const std::string& name, std::shared_ptr<torch::nn::Module> next);
   bool has_slot(std::string_view name) const { return slots_.find(name) != slots_.end(); }
 
+  /// The child in the slot `name`; nullptr when there is none.
+  std::shared_ptr<torch::nn::Module> child(std::string_view name) const;
+
   /// Own tensors (not the children's) in the order they were declared; undefined ones left out.
   std::vector<std::pair<std::string, torch::Tensor>> own_tensors() const;
   /// Replaces an own tensor, member and registered parameter together, by one of the same shape
   /// (any dtype and device): from meta to real data. Throws Error(model) when the shape differs.
   void set_tensor(std::string_view name, torch::Tensor value);
+
+  /// How the own tensors divide into those of a replacement with a module for each part (an
+  /// expert). Checkpoints may hold either form. Empty: they do not divide.
+  virtual std::vector<TensorPart> parts() const { return {}; }
 
   /// Fills in what decisions may depend on; `path` and `device` are the caller's.
   virtual void describe(ModuleSpec& spec) const;
@@ -57,11 +65,14 @@ class GRAFT_API Block : public torch::nn::Module {
  private:
   template <class I>
   friend class Slot;
+  struct SlotAccess {
+    std::function<bool(const std::shared_ptr<torch::nn::Module>&)> rebind;
+    std::function<std::shared_ptr<torch::nn::Module>()> child;
+  };
   void add_slot(const std::string& name, std::shared_ptr<torch::nn::Module> child,
-                std::function<bool(const std::shared_ptr<torch::nn::Module>&)> rebind);
+                SlotAccess access);
 
-  std::map<std::string, std::function<bool(const std::shared_ptr<torch::nn::Module>&)>, std::less<>>
-      slots_;
+  std::map<std::string, SlotAccess, std::less<>> slots_;
   std::map<std::string, torch::Tensor*, std::less<>> owned_;
 };
 
@@ -72,12 +83,14 @@ class Slot {
  public:
   Slot(Block& parent, const std::string& name, std::shared_ptr<I> child)
       : child_(std::move(child)) {
-    parent.add_slot(name, child_, [this](const std::shared_ptr<torch::nn::Module>& next) {
-      auto fits = std::dynamic_pointer_cast<I>(next);
-      if (!fits) return false;
-      child_ = std::move(fits);
-      return true;
-    });
+    parent.add_slot(name, child_,
+                    {[this](const std::shared_ptr<torch::nn::Module>& next) {
+                       auto fits = std::dynamic_pointer_cast<I>(next);
+                       if (!fits) return false;
+                       child_ = std::move(fits);
+                       return true;
+                     },
+                     [this]() -> std::shared_ptr<torch::nn::Module> { return child_; }});
   }
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;

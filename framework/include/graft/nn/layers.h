@@ -12,6 +12,9 @@ class GRAFT_API Linear : public Unary {
  public:
   Linear(std::int64_t in_features, std::int64_t out_features, bool bias,
          const at::TensorOptions& options);
+  /// One that Transformers derives a class of its own from: "Llama4Router".
+  Linear(std::string class_name, std::int64_t in_features, std::int64_t out_features, bool bias,
+         const at::TensorOptions& options);
   ~Linear() override;
 
   torch::Tensor forward(const torch::Tensor& x) override;

@@ -1,0 +1,120 @@
+#include <cmath>
+
+#include "models/attention.h"
+#include "models/causal_lm.h"
+#include "models/decoder_sizes.h"
+#include "models/decoding_step.h"
+#include "models/gated_mlp.h"
+#include "models/model_table.h"
+#include "models/rope.h"
+
+namespace graft {
+namespace {
+
+using nn::Block;
+using nn::Slot;
+using nn::SlotList;
+using nn::Unary;
+
+struct MistralConfig : DecoderSizes {
+  std::int64_t window;
+  Rope rope;
+
+  explicit MistralConfig(const Value& config)
+      : DecoderSizes(config),
+        window(size_or_none(config, "sliding_window")),
+        rope(config, head_dim) {}
+};
+
+struct MistralAttention : Block {
+  MistralAttention(const MistralConfig& c, std::size_t layer, const at::TensorOptions& o)
+      : Block("MistralAttention"),
+        c_(c),
+        layer_(layer),
+        q_proj(*this, "q_proj", linear(c.hidden_size, c.heads * c.head_dim, false, o)),
+        k_proj(*this, "k_proj", linear(c.hidden_size, c.kv_heads * c.head_dim, false, o)),
+        v_proj(*this, "v_proj", linear(c.hidden_size, c.kv_heads * c.head_dim, false, o)),
+        o_proj(*this, "o_proj", linear(c.heads * c.head_dim, c.hidden_size, false, o)) {}
+
+  at::Tensor forward(const at::Tensor& x, const DecodingStep& step, const RopeTables& rope) {
+    auto q = split_heads(q_proj->forward(x), c_.heads, c_.head_dim);
+    auto k = split_heads(k_proj->forward(x), c_.kv_heads, c_.head_dim);
+    auto v = split_heads(v_proj->forward(x), c_.kv_heads, c_.head_dim);
+    q = Rope::apply(q, rope.first, rope.second);
+    k = Rope::apply(k, rope.first, rope.second);
+    step.remember(layer_, k, v);
+    Attention how;
+    how.scale = 1.0 / std::sqrt(static_cast<double>(c_.head_dim));
+    how.padding = step.padding;
+    how.window = c_.window;
+    return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
+  }
+
+  MistralConfig c_;
+  std::size_t layer_;
+  Slot<Unary> q_proj, k_proj, v_proj, o_proj;
+};
+
+struct MistralDecoderLayer : Block {
+  MistralDecoderLayer(const MistralConfig& c, std::size_t layer, const at::TensorOptions& o)
+      : Block("MistralDecoderLayer"),
+        repeated_values_(c.heads != c.kv_heads),
+        self_attn(*this, "self_attn", std::make_shared<MistralAttention>(c, layer, o)),
+        mlp(*this, "mlp",
+            std::make_shared<GatedMlp>("MistralMLP", c.hidden_size, c.intermediate_size,
+                                       c.activation, o)),
+        input_layernorm(*this, "input_layernorm",
+                        rms_norm("MistralRMSNorm", c.hidden_size, c.rms_norm_eps, o)),
+        post_attention_layernorm(*this, "post_attention_layernorm",
+                                 rms_norm("MistralRMSNorm", c.hidden_size, c.rms_norm_eps, o)) {}
+
+  at::Tensor forward(const at::Tensor& x, const DecodingStep& step, const RopeTables& rope) {
+    const auto mixed = x + self_attn->forward(input_layernorm->forward(x), step, rope);
+    return mixed + mlp->forward(post_attention_layernorm->forward(mixed));
+  }
+
+  void add_input_groups(std::vector<InputGroup>& groups, const std::string& path) const {
+    add_attention_groups(groups, path + "self_attn.", path + "input_layernorm", repeated_values_);
+    add_mlp_groups(groups, path + "mlp.", path + "post_attention_layernorm");
+  }
+
+  bool repeated_values_;
+  Slot<MistralAttention> self_attn;
+  Slot<Unary> mlp, input_layernorm, post_attention_layernorm;
+};
+
+struct MistralModel : Block {
+  MistralModel(const MistralConfig& c, const at::TensorOptions& o)
+      : Block("MistralModel"),
+        rope_(c.rope),
+        embed_tokens(*this, "embed_tokens", embedding(c.vocab_size, c.hidden_size, o)),
+        layers(*this, "layers"),
+        norm(*this, "norm", rms_norm("MistralRMSNorm", c.hidden_size, c.rms_norm_eps, o)) {
+    for (std::int64_t i = 0; i < c.layers; ++i)
+      layers.append(std::make_shared<MistralDecoderLayer>(c, static_cast<std::size_t>(i), o));
+  }
+
+  at::Tensor hidden(const Batch& batch) {
+    auto x = embed_tokens->forward(batch.input_ids);
+    const DecodingStep step(batch);
+    const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
+    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i].forward(x, step, rope);
+    return norm->forward(x);
+  }
+
+  Rope rope_;
+  Slot<Unary> embed_tokens;
+  SlotList<MistralDecoderLayer> layers;
+  Slot<Unary> norm;
+};
+
+}  // namespace
+
+std::shared_ptr<Model> make_mistral(const Value& config, const at::TensorOptions& options) {
+  const MistralConfig c(config);
+  return std::make_shared<CausalLm<MistralModel>>("MistralForCausalLM", config,
+                                                  std::make_shared<MistralModel>(c, options),
+                                                  c.hidden_size, c.vocab_size, c.tied, options);
+}
+
+}  // namespace graft

@@ -1,0 +1,66 @@
+#include "planning/source.h"
+
+#include "graft/error.h"
+#include "registry/name_match.h"
+
+namespace graft {
+namespace {
+
+std::string name_in_model(std::string name, const std::vector<CheckpointPrefix>& prefixes,
+                          const std::vector<CheckpointRename>& renames) {
+  for (const auto& prefix : prefixes)
+    if (name.starts_with(prefix.in_file))
+      name = prefix.in_model + name.substr(prefix.in_file.size());
+  for (const auto& rename : renames)
+    if (const auto at = name.find(rename.in_file); at != std::string::npos)
+      name.replace(at, rename.in_file.size(), rename.in_model);
+  return name;
+}
+
+}  // namespace
+
+Source::Source(const Checkpoint* checkpoint, const Model* model) {
+  if (!checkpoint) return;
+  known_ = true;
+  std::vector<CheckpointPrefix> prefixes;
+  std::vector<CheckpointRename> renames;
+  if (model) {
+    prefixes = model->checkpoint_prefixes();
+    renames = model->checkpoint_renames();
+    unused_ = model->unused_tensors();
+  }
+  // A name that is the model's already comes before one that has to be changed into it.
+  std::vector<std::pair<std::string, const TensorInfo*>> changed;
+  for (const auto& info : checkpoint->tensors()) {
+    auto name = name_in_model(info.name, prefixes, renames);
+    if (name == info.name)
+      by_name_.emplace(std::move(name), &info);
+    else
+      changed.emplace_back(std::move(name), &info);
+  }
+  for (auto& [name, info] : changed)
+    if (!by_name_.emplace(std::move(name), info).second) doubles_.push_back(info);
+}
+
+const TensorInfo* Source::find(const std::string& name) const {
+  const auto at = by_name_.find(name);
+  return at == by_name_.end() ? nullptr : at->second;
+}
+
+void Source::rest(std::vector<UnloadedTensor>& unloaded,
+                  std::vector<std::string>& unexpected) const {
+  std::vector<NamePattern> patterns;
+  for (const auto& unused : unused_) patterns.emplace_back(unused.pattern);
+  for (const auto& [name, info] : by_name_) {
+    if (taken_.contains(info)) continue;
+    std::size_t i = 0;
+    while (i < patterns.size() && !patterns[i].matches(name)) ++i;
+    if (i < patterns.size())
+      unloaded.push_back({info->name, unused_[i].reason, unused_[i].carried});
+    else
+      unexpected.push_back(quote(info->name));
+  }
+  for (const auto* info : doubles_) unexpected.push_back(quote(info->name));
+}
+
+}  // namespace graft
