@@ -96,7 +96,7 @@ class Planner {
         return;
       }
       seen_[module.get()] = plan_.entries.size();
-      take_quantized(entry, *block);
+      take_quantized(entry);
       plan_.entries.push_back(std::move(entry));
       return;
     }
@@ -287,7 +287,7 @@ class Planner {
     return std::to_string(paths.size()) + " module(s), first " + quote(paths.front());
   }
 
-  void take_quantized(PlanEntry& entry, const nn::Block& dense) {
+  void take_quantized(PlanEntry& entry) {
     const auto& spec = entry.spec;
     const auto element = static_cast<std::uint64_t>(c10::elementSize(request_.dtype));
     const auto weights = static_cast<std::uint64_t>(spec.in_features) *

@@ -25,10 +25,10 @@ struct PlannedTensor {
   std::string name;    ///< relative to the module: "weight"
   std::string source;  ///< name in the checkpoint
   std::uint64_t bytes = 0;
-  bool finite = false;    ///< NaN and infinity in it are refused
-  bool examined = false;  ///< its quantizer looks at it before anything is loaded
   std::optional<nn::Region> of_source;  ///< the tensor is this part of `source`; absent: all of it
   std::optional<nn::Region> into;       ///< `source` fills this part of the tensor; absent: all
+  bool finite = false;    ///< NaN and infinity in it are refused
+  bool examined = false;  ///< its quantizer looks at it before anything is loaded
 };
 
 class Checkpoint;
