@@ -57,7 +57,7 @@ GgufImport import_gguf(const std::filesystem::path& path, const std::filesystem:
   } catch (Error& error) {
     throw error.at(path_text(path));
   }
-  model.config.set("torch_dtype", dtype_name);
+  model.config.set("dtype", dtype_name);
 
   GgufImport result;
   result.architecture = model.architecture;
