@@ -80,6 +80,45 @@ TEST_CASE("headless and wrapped checkpoints are the same model") {
   });
 }
 
+// What Transformers 5 writes when it quantizes such a model on the fly: it does not see experts.
+TEST_CASE("experts in one piece in a quantized checkpoint stay dense, in one piece") {
+  const c10::InferenceMode guard;
+  const Host host;
+  const TemporaryFolder out;
+  for (const std::string arch : {"arch/llama4_text", "arch/gpt_oss"}) {
+    CAPTURE(arch);
+    LoadOptions options;
+    options.quantization_config =
+        parse_json(R"({"quant_method": "bitsandbytes", "load_in_8bit": true})");
+    const auto made = host.load(golden(arch), options);
+    const auto folder = out.path / golden(arch).filename();
+    host.save(made, folder);
+    const auto saved = Checkpoint::open(folder);
+    std::vector<TensorToWrite> tensors;
+    for (const auto* checkpoint : {&saved, &made.checkpoint})
+      for (const auto& info : checkpoint->tensors()) {
+        const bool in_one_piece = info.name.find("experts.gate_up") != std::string::npos ||
+                                  info.name.find("experts.down") != std::string::npos;
+        const bool expert = info.name.find(".experts.") != std::string::npos;
+        if (checkpoint == &saved ? expert : !in_one_piece) continue;
+        const auto tensor = read_tensor(checkpoint->folder() / "model.safetensors", info.name);
+        tensors.push_back({info.name, info.dtype, info.shape, [tensor] {
+                             return std::shared_ptr<const void>(tensor.const_data_ptr(),
+                                                                [tensor](const void*) {});
+                           }});
+      }
+    write_tensor_file(folder / "model.safetensors", std::move(tensors));
+    const auto loaded = host.load(folder);
+    CHECK(loaded.plan.unexpected.empty());
+    CHECK(loaded.plan.count(Action::restructure) == 0);
+    CHECK(loaded.plan.count(Action::quantize) > 0);
+    CHECK(loaded.plan.bytes_taken() == loaded.checkpoint.total_bytes());
+    const auto ids = read_tensor(golden(arch) / "expected.safetensors", "input_ids");
+    const auto expected = read_tensor(golden(arch) / "expected.safetensors", "logits");
+    CHECK(distance(forward(*loaded.model, ids), expected) <= 0.2);
+  }
+}
+
 TEST_CASE("towers are listed as not loaded and written again") {
   const Host host;
   const TemporaryFolder out;
