@@ -214,8 +214,6 @@ with tempfile.TemporaryDirectory() as temporary:
         folder = golden / "quant/awq-w4-g32"
         forward_matches_transformers(folder, "expected.safetensors", "logits", 2e-4)
         formats_change(folder, "gemv_fast", "gemm", "expected.safetensors", "logits")
-
-
     elif case == "gguf":
         import_gives_back_the_folder(arch / "llama")
     else:
