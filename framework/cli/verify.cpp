@@ -22,12 +22,6 @@ struct Arguments {
   std::string model, against;
 };
 
-at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
-  auto tensor = at::empty(info.shape, scalar_type(info.dtype));
-  checkpoint.read(info, tensor.data_ptr());
-  return tensor;
-}
-
 /// Tensors of quantized modules in a float type that hold no floats, but packed codes.
 std::set<std::string> packed_tensors(const Plan& plan) {
   std::set<std::string> names;
