@@ -134,8 +134,10 @@ Support BnbQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
   if (own(config).bits == 8 && own(config).has_fp16_weight)
     return Support::no("llm_int8_has_fp16_weight keeps weights in 16 bits");
+  if (own(config).bits == 8 && spec.in_features >= 1 << 17)
+    return Support::no("sums of rows of 131072 inputs or more do not fit 32 bits");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
-                       (own(config).bits == 8 ? " int8" : " dequantize"));
+                       (own(config).bits == 8 ? " int8" : " 4-bit panels"));
 }
 
 std::string BnbQuantizer::replacement_class(const ModuleSpec&, const QuantConfig& config) const {
