@@ -80,8 +80,9 @@ void Host::State::rebuild_registry() {
     if (const auto& file = library->registry_file()) builder.add_file(*file, Tier::plugin);
   for (const auto& file : installed_registry()) builder.add_file(file, Tier::installed);
   for (const auto& file : options.registry_files) builder.add_file(file, Tier::command_line);
-  for (const auto& patch : patches)
-    builder.add_text("graft: 1\npatches: [" + patch + "]\n", "API", Tier::command_line);
+  for (std::size_t i = 0; i < patches.size(); ++i)  // API:1, API:2, ...: later wins
+    builder.add_text(std::string(i, '\n') + "{graft: 1, patches: [" + patches[i] + "\n]}\n", "API",
+                     Tier::command_line);
   registry = builder.build();
   for (const auto& note : registry.notes()) {
     if (options.strict)
@@ -229,6 +230,11 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   Prepared ready = prepare(*this, checkpoint, options, state_->request());
   ready.plan.check(state_->options.strict);
   for (const auto& note : ready.plan.notes) options.context.say(LogLevel::warning, "plan", note);
+  for (const auto& note : ready.plan.unmatched)
+    options.context.say(LogLevel::warning, "plan", note);
+  for (const auto& field : ready.plan.unknown)
+    options.context.say(LogLevel::warning, "plan",
+                        "the field " + field + " of the quantization settings is unknown and unused");
   if (!ready.plan.unexpected.empty())
     options.context.say(
         LogLevel::warning, "plan",

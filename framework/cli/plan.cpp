@@ -47,6 +47,8 @@ void print(const Plan& plan) {
   list("missing", plan.missing);
   list("wrong", plan.mismatched);
   list("unexpected", plan.unexpected);
+  list("unmatched", plan.unmatched);
+  list("unknown settings", plan.unknown);
   for (const auto& note : plan.notes) std::printf("note   %s\n", note.c_str());
 }
 

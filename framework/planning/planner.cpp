@@ -6,6 +6,8 @@
 
 #include "graft/error.h"
 #include "graft/module_graph.h"
+#include "plugins/call.h"
+#include "planning/source_names.h"
 #include "registry/name_match.h"
 
 namespace graft {
@@ -17,59 +19,16 @@ std::string shape_text(at::IntArrayRef shape) {
   return out + "]";
 }
 
-/// Names of the checkpoint as the model sees them: a prefix that the file has and the model lacks
-/// is taken off. Remembers what has been taken.
-class Source {
- public:
-  Source(const Checkpoint* checkpoint, const std::vector<std::string>& prefixes) {
-    if (!checkpoint) return;
-    known_ = true;
-    for (const auto& info : checkpoint->tensors()) {
-      std::string_view name = info.name;
-      for (const auto& prefix : prefixes)
-        if (name.starts_with(prefix)) {
-          name.remove_prefix(prefix.size());
-          break;
-        }
-      by_name_.emplace(std::string(name), &info);
-    }
-  }
-
-  bool known() const { return known_; }
-  const TensorInfo* find(const std::string& name) const {
-    const auto at = by_name_.find(name);
-    return at == by_name_.end() ? nullptr : at->second;
-  }
-  /// Tensors directly or deeper under the module at `path`.
-  std::vector<std::pair<std::string, const TensorInfo*>> under(const std::string& path) const {
-    const std::string prefix = path.empty() ? "" : path + ".";
-    std::vector<std::pair<std::string, const TensorInfo*>> out;
-    for (auto at = by_name_.lower_bound(prefix);
-         at != by_name_.end() && at->first.starts_with(prefix); ++at)
-      out.emplace_back(at->first.substr(prefix.size()), at->second);
-    return out;
-  }
-  void take(const TensorInfo* info) { taken_.insert(info); }
-  std::vector<std::string> rest() const {
-    std::vector<std::string> out;
-    for (const auto& [name, info] : by_name_)
-      if (!taken_.contains(info)) out.push_back(info->name);
-    return out;
-  }
-
- private:
-  bool known_ = false;
-  std::map<std::string, const TensorInfo*> by_name_;
-  std::set<const TensorInfo*> taken_;
-};
-
 class Planner {
  public:
   Planner(const std::shared_ptr<nn::Block>& root, const PlanRequest& request)
       : root_(root), request_(request), source_(request.checkpoint, prefixes(*root)) {
     plan_.method = request.method.name;
     plan_.plugin = request.method.plugin_id;
-    plan_.settings = request.method.config ? request.method.config->summary() : "";
+    if (const auto& config = request.method.config) {
+      plan_.settings = config->summary();
+      for (const auto& field : config->unknown_fields) plan_.unknown.push_back(quote(field));
+    }
     plan_.pre_quantized = request.pre_quantized;
     plan_.dtype = request.dtype;
     if (const auto* model = dynamic_cast<const Model*>(root.get()))
@@ -81,12 +40,25 @@ class Planner {
   }
 
   Plan run() {
-    visit("", root_);
+    try {
+      visit("", root_);
+    } catch (...) {
+      for (auto done = restructured_.rbegin(); done != restructured_.rend(); ++done)
+        replace_at(root_, done->first, done->second);
+      throw;
+    }
     for (const auto& [alias, owner] : tied_) plan_.tied.push_back(alias);
-    for (const auto& name : source_.rest()) note_unexpected(name);
-    if (skip_)
-      for (const auto& name : skip_->unmatched())
-        plan_.notes.push_back("the skip entry " + quote(name) + " matched no module");
+    for (const auto* info : source_.rest()) {
+      plan_.unexpected.push_back(quote(info->name));
+      plan_.bytes_unused += info->bytes;
+    }
+    note_unmatched();
+    if (request_.checkpoint) plan_.bytes_in_checkpoint = request_.checkpoint->total_bytes();
+    if (plan_.bytes_taken() + plan_.bytes_unused != plan_.bytes_in_checkpoint)
+      throw Error(ErrorKind::internal, "the plan does not account for every byte of the checkpoint")
+          .expected(std::to_string(plan_.bytes_in_checkpoint))
+          .found(std::to_string(plan_.bytes_taken()) + " taken and " +
+                 std::to_string(plan_.bytes_unused) + " unused");
     if (request_.method.quantizer && plan_.count(Action::quantize) == 0)
       plan_.notes.push_back("no module is quantized");
     return std::move(plan_);
@@ -100,10 +72,15 @@ class Planner {
 
   void visit(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {
     if (const auto seen = seen_.find(module.get()); seen != seen_.end()) {
-      if (seen->second != kNoEntry) plan_.entries[seen->second].also.push_back(path);
+      if (seen->second == kNoEntry) return;
+      PlanEntry& entry = plan_.entries[seen->second];
+      if (entry.action == Action::restructure)
+        restructured_.emplace_back(path, replace_at(root_, path, module_at(entry.spec.path)));
+      entry.also.push_back(path);
       return;
     }
     seen_.emplace(module.get(), kNoEntry);
+    paths_.push_back(path);
     const auto* block = dynamic_cast<const nn::Block*>(module.get());
     if (!block) {
       for (const auto& child : module->named_children())
@@ -116,14 +93,13 @@ class Planner {
     entry.spec.path = path;
     entry.spec.device = request_.device;
     if (request_.method.quantizer && decide(entry)) {
-      if (path.empty())
-        throw Error(ErrorKind::usage, "the root of the model, a " + entry.spec.class_name +
-                                          ", cannot be replaced: nobody would hold the replacement")
-            .hint("put it into a graft::nn::Slot of a block of your own");
+      if (path.empty()) refuse_root(entry);
       if (entry.action == Action::restructure) {
-        plan_.entries.push_back(entry);
-        visit_children(
-            path, *get_module_from_name(root_, path).parent->named_children().find(last(path)));
+        seen_[module.get()] = plan_.entries.size();
+        plan_.entries.push_back(std::move(entry));
+        ++depth_;
+        visit_children(path, module_at(path));
+        --depth_;
         return;
       }
       seen_[module.get()] = plan_.entries.size();
@@ -139,27 +115,50 @@ class Planner {
     visit_children(path, module);
   }
 
+  std::shared_ptr<torch::nn::Module> module_at(const std::string& path) const {
+    return *get_module_from_name(root_, path).parent->named_children().find(last(path));
+  }
+
   void visit_children(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {
     for (const auto& child : module->named_children())
       visit(join(path, child.key()), child.value());
+  }
+
+  [[noreturn]] static void refuse_root(const PlanEntry& entry) {
+    throw Error(ErrorKind::usage, "the root of the model, a " + entry.spec.class_name +
+                                      ", cannot be replaced: nobody would hold the replacement")
+        .hint("put it into a graft::nn::Slot of a block of your own");
+  }
+
+  void note_unmatched() {
+    if (skip_)
+      for (const auto& name : skip_->unmatched()) {
+        std::string text = "the skip entry " + quote(name) + " matches no module";
+        if (const auto near = nearest_names(name, paths_); !near.empty())
+          text += "; did you mean " + near + "?";
+        plan_.unmatched.push_back(std::move(text));
+      }
+    if (request_.method.quantizer)
+      for (auto& text : request_.registry->unmatched_rules(paths_))
+        plan_.unmatched.push_back(std::move(text));
   }
 
   /// True when the module is to be replaced; else entry.reason says why not.
   bool decide(PlanEntry& entry) {
     if (request_.predicate && !request_.predicate(entry.spec))
       return keep(entry, "left out by the caller");
+    // Asked of every module, so that the list knows which of its entries matched.
+    const auto skipped = skip_ ? skip_->match(entry.spec.path) : std::nullopt;
     const bool tied = tied_.contains(entry.spec.path + ".weight");
     if (tied) return keep(entry, "tied to " + tied_.at(entry.spec.path + ".weight"));
     if (tied_owners_.contains(entry.spec.path + ".weight")) return keep(entry, "tied weight");
-    const Decision decision = request_.registry->decide(
-        {request_.method.name, entry.spec.class_name, entry.spec.path, device_word()});
     const bool by_tensors = request_.pre_quantized && source_.known();
-    if (decision.kind == Decision::Kind::keep && !by_tensors) return keep(entry, decision.reason);
+    const Decision decision = request_.registry->decide(
+        {request_.method.name, entry.spec.class_name, entry.spec.path, device_word(), by_tensors});
+    if (decision.kind == Decision::Kind::keep) return keep(entry, decision.reason);
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
-    if (decision.kind == Decision::Kind::replace) return restructure(entry, decision);
-    if (!by_tensors && skip_)
-      if (const auto hit = skip_->match(entry.spec.path))
-        return keep(entry, "skip list: " + quote(*hit));
+    if (!by_tensors && skipped) return keep(entry, "skip list: " + quote(*skipped));
+    if (decision.kind == Decision::Kind::replace) return replace(entry, decision, by_tensors);
     if (!decision.resolved_class.empty()) entry.spec.class_name = decision.resolved_class;
     return choose(entry, decision, by_tensors);
   }
@@ -169,22 +168,53 @@ class Planner {
     return false;
   }
 
-  bool restructure(PlanEntry& entry, const Decision& decision) {
-    const auto build =
-        request_.restructures ? request_.restructures(decision.rule->replacement) : Restructure{};
-    if (!build)
-      throw Error(ErrorKind::plugin, "nobody builds the replacement " +
-                                         quote(decision.rule->replacement) + " for the " +
+  /// What a rule names is restructured by a builder, or quantized by a plugin that makes the class.
+  bool replace(PlanEntry& entry, const Decision& decision, bool by_tensors) {
+    const std::string& name = decision.rule->replacement;
+    if (const auto build = request_.restructures ? request_.restructures(name) : Restructure{}) {
+      restructure(entry, decision, build);
+      return true;
+    }
+    Decision builders = decision;
+    std::erase_if(builders.claims, [&](const ClaimRow& claim) {
+      const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name);
+      return !quantizer || call_plugin(claim.plugin_id, entry.spec.path, [&] {
+               return quantizer->replacement_class(
+                          entry.spec, *config_for(claim.plugin_id, *quantizer, decision.options)) !=
+                      name;
+             });
+    });
+    if (builders.claims.empty())
+      throw Error(ErrorKind::plugin, "nobody builds the replacement " + quote(name) + " for the " +
                                          entry.spec.class_name + " at " + quote(entry.spec.path))
           .at(decision.rule->origin.text())
           .hint("install the plugin that builds it, or register it with Host::add_replacement");
+    return choose(entry, builders, by_tensors);
+  }
+
+  void restructure(PlanEntry& entry, const Decision& decision, const Restructure& build) {
+    if (entry.spec.path.empty()) refuse_root(entry);
+    if (depth_ >= kDeepest)
+      throw Error(ErrorKind::plugin, "replacements are nested deeper than " +
+                                         std::to_string(kDeepest) + ": a " +
+                                         quote(decision.rule->replacement) + " contains a " +
+                                         entry.spec.class_name)
+          .at(entry.spec.path)
+          .at(decision.rule->origin.text());
+    for (const auto& parameter : module_at(entry.spec.path)->parameters())
+      if (!parameter.is_meta())
+        throw Error(ErrorKind::usage, "a " + entry.spec.class_name +
+                                          " with weights in memory cannot be restructured")
+            .at(entry.spec.path)
+            .hint("convert the skeleton on meta and load the weights afterwards");
     const auto* model = dynamic_cast<const Model*>(root_.get());
-    replace_at(root_, entry.spec.path,
-               build(entry.spec, model ? model->text_config() : Value(Value::Object{})));
+    restructured_.emplace_back(
+        entry.spec.path,
+        replace_at(root_, entry.spec.path,
+                   build(entry.spec, model ? model->text_config() : Value(Value::Object{}))));
     entry.action = Action::restructure;
     entry.replacement = decision.rule->replacement;
     entry.reason = decision.rule->origin.text();
-    return true;
   }
 
   bool choose(PlanEntry& entry, const Decision& decision, bool by_tensors) {
@@ -193,13 +223,17 @@ class Planner {
     for (const auto& claim : decision.claims) {
       const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name);
       if (!quantizer) continue;
-      const auto base = config_for(claim.plugin_id, *quantizer, decision.options);
-      const auto config = base->for_module(entry.spec.path);
-      if (by_tensors && !is_quantized(entry.spec, *quantizer, config ? *config : *base))
+      const auto call = [&](auto&& ask) -> decltype(auto) {
+        return call_plugin(claim.plugin_id, entry.spec.path, ask);
+      };
+      const auto base = call([&] { return config_for(claim.plugin_id, *quantizer, decision.options); });
+      const auto config = call([&] { return base->for_module(entry.spec.path); });
+      if (by_tensors &&
+          !call([&] { return is_quantized(entry.spec, *quantizer, config ? *config : *base); }))
         return keep(entry, "dense in the checkpoint");
       if (!config && !by_tensors) return keep(entry, "the settings leave it dense");
       const auto& settings = config ? config : base;
-      const Support support = quantizer->supports(entry.spec, *settings);
+      const Support support = call([&] { return quantizer->supports(entry.spec, *settings); });
       if (!support.yes) {
         reasons += (reasons.empty() ? "" : "; ") + claim.plugin_id + ": " + support.reason;
         continue;
@@ -207,10 +241,10 @@ class Planner {
       entry.action = Action::quantize;
       entry.plugin = claim.plugin_id;
       entry.kernel = support.kernel;
-      entry.settings = settings->summary();
+      entry.settings = call([&] { return settings->summary(); });
       entry.quantizer = quantizer;
       entry.config = settings;
-      entry.replacement = quantizer->replacement_class(entry.spec, *settings);
+      entry.replacement = call([&] { return quantizer->replacement_class(entry.spec, *settings); });
       entry.reason = decision.rule ? decision.rule->origin.text() : "claimed by " + claim.plugin_id;
       return true;
     }
@@ -218,6 +252,7 @@ class Planner {
       throw Error(ErrorKind::model,
                   "the checkpoint's quantized module cannot be loaded: " + reasons)
           .at(entry.spec.path);
+    entry.unsupported = !reasons.empty();
     return keep(entry, reasons.empty() ? decision.reason : "unsupported: " + reasons);
   }
 
@@ -252,7 +287,8 @@ class Planner {
                          static_cast<std::uint64_t>(spec.out_features);
     entry.bytes_before =
         (weights + (spec.bias ? static_cast<std::uint64_t>(spec.out_features) : 0)) * element;
-    const auto specs = entry.quantizer->tensors(spec, *entry.config);
+    const auto specs = call_plugin(entry.plugin, spec.path,
+                                   [&] { return entry.quantizer->tensors(spec, *entry.config); });
     for (const auto& tensor : specs) entry.bytes_after += tensor.bytes;
     if (!source_.known()) return;
     if (!request_.pre_quantized) {
@@ -290,6 +326,7 @@ class Planner {
       if (tied_.contains(full)) {
         if (const auto* info = source_.find(full)) {
           source_.take(info);
+          plan_.bytes_unused += info->bytes;
           plan_.notes.push_back(quote(full) +
                                 " is in the checkpoint although the config ties it to " +
                                 quote(tied_.at(full)) + ", which is used");
@@ -299,7 +336,8 @@ class Planner {
       }
       entry.bytes_before += element(tensor);
       entry.bytes_after += element(tensor);
-      if (source_.known()) take(entry, name, tensor.sizes().vec(), false);
+      if (source_.known())
+        take(entry, name, tensor.sizes().vec(), tensor.is_floating_point());
     }
     if (entry.reason.empty()) entry.reason = "no method";
   }
@@ -326,8 +364,6 @@ class Planner {
     entry.tensors.push_back({name, info->name, info->bytes});
   }
 
-  void note_unexpected(const std::string& name) { plan_.unexpected.push_back(quote(name)); }
-
   std::string device_word() const { return request_.device.is_cuda() ? "cuda" : "cpu"; }
   static std::string join(const std::string& path, const std::string& name) {
     return path.empty() ? name : path + "." + name;
@@ -337,62 +373,24 @@ class Planner {
     return dot == std::string::npos ? path : path.substr(dot + 1);
   }
 
+  static constexpr std::size_t kDeepest = 16;
   static constexpr std::size_t kNoEntry = static_cast<std::size_t>(-1);
   std::shared_ptr<nn::Block> root_;
   const PlanRequest& request_;
-  Source source_;
+  SourceNames source_;
   Plan plan_;
   std::map<std::string, std::string> tied_;  // alias -> owner
   std::set<std::string> tied_owners_;
   std::optional<SkipNames> skip_;
   std::map<std::string, QuantConfigPtr> configs_;  // by plugin
   std::map<const torch::nn::Module*, std::size_t> seen_;
+  std::vector<std::string> paths_;
+  std::size_t depth_ = 0;  // of restructured modules in restructured modules
+  /// What was taken out of the model, to be put back when planning fails.
+  std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> restructured_;
 };
 
 }  // namespace
-
-Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,
-                   const QuantizerLookup& lookup) {
-  std::set<std::pair<std::string, std::string>> offers;  // method, plugin
-  for (const auto& claim : claims) offers.emplace(claim.method, claim.plugin_id);
-  Method best;
-  int best_score = 0;
-  std::string rival;
-  std::vector<std::string> methods;
-  for (const auto& [method, plugin] : offers) {
-    if (methods.empty() || methods.back() != method) methods.push_back(method);
-    const Quantizer* quantizer = lookup(plugin, method);
-    const int score = quantizer ? quantizer->recognises(settings) : 0;
-    if (score > best_score) {
-      best_score = score;
-      best = {method, plugin, quantizer, settings, nullptr};
-      rival.clear();
-    } else if (score > 0 && score == best_score && method != best.name) {
-      rival = method;
-    }
-  }
-  if (best_score == 0) {
-    std::string installed;
-    for (const auto& method : methods) installed += (installed.empty() ? "" : ", ") + method;
-    const std::string named = settings.get_string("quant_method", "");
-    Error error(ErrorKind::plugin,
-                named.empty() ? "no plugin recognises the quantization settings"
-                              : "no plugin claims the quantization method " + quote(named));
-    error.expected(installed.empty() ? "a plugin, but none is loaded" : "one of " + installed);
-    if (const auto near = nearest_names(named, methods); !near.empty())
-      error.hint("did you mean " + near + "?");
-    else
-      error.hint(
-          "install the plugin into the plugin directory (graft plugins lists where is searched)");
-    throw error;
-  }
-  if (!rival.empty())
-    throw Error(ErrorKind::plugin,
-                "the quantization settings could be of " + best.name + " or of " + rival)
-        .hint("add \"quant_method\" to the settings");
-  best.config = best.quantizer->parse(settings);
-  return best;
-}
 
 Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request) {
   return Planner(root, request).run();

@@ -52,7 +52,9 @@ Decision Registry::decide(const Query& query) const {
     const bool same_class = rule.module_class == "*" || rule.module_class == query.module_class ||
                             rule.module_class == decision.resolved_class;
     if (!same_class || !matches(rule, query.path)) continue;
-    if (!names_method(rule, query.method))
+    if (rule.keep && query.checkpoint_decides)
+      decision.losers.push_back({rule.origin.text(), "the checkpoint's tensors decide"});
+    else if (!names_method(rule, query.method))
       decision.losers.push_back({rule.origin.text(), "it is not for the method " + query.method});
     else if (!rule.device.empty() && rule.device != query.device)
       decision.losers.push_back({rule.origin.text(), "it is for the device " + rule.device});
@@ -123,6 +125,23 @@ Decision Registry::decide(const Query& query) const {
   decision.kind = Decision::Kind::claims;
   decision.reason = rule ? rule->origin.text() : "claimed by " + decision.claims.front().plugin_id;
   return decision;
+}
+
+std::vector<std::string> Registry::unmatched_rules(const std::vector<std::string>& paths) const {
+  std::vector<std::string> out;
+  for (const auto& rule : rules_) {
+    // Installed rules and those of plugins are written for every model.
+    if (!rule.match || rule.tier < Tier::user) continue;
+    if (std::any_of(paths.begin(), paths.end(),
+                    [&](const std::string& path) { return matches(rule, path); }))
+      continue;
+    std::string text = rule.origin.text() + ": the pattern " + quote(rule.match->text()) +
+                       " matches no module";
+    if (const auto near = nearest_names(rule.match->text(), paths); !near.empty())
+      text += "; did you mean " + near + "?";
+    out.push_back(std::move(text));
+  }
+  return out;
 }
 
 SkipNames Registry::skip_names(const std::vector<std::string>& settings) const {

@@ -36,6 +36,7 @@ struct PlanEntry {
   std::string plugin;       ///< id, when a plugin builds the replacement
   std::string settings;     ///< one line: "4 bit g128 sym"
   std::string kernel;
+  bool unsupported = false;  ///< kept although claimed: no plugin supports it, see reason
   std::vector<PlannedTensor> tensors;
   std::uint64_t bytes_before = 0;  ///< dense, in the plan's dtype
   std::uint64_t bytes_after = 0;   ///< as written
@@ -58,7 +59,13 @@ struct GRAFT_API Plan {
   std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks
   std::vector<std::string> mismatched;  ///< tensors whose shape or dtype cannot be used, with both
   std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes
+  std::vector<std::string> unmatched;   ///< patterns that matched no module: skip lists, rules
+  std::vector<std::string> unknown;     ///< settings that nobody uses
   std::vector<std::string> notes;       ///< warnings for people
+  std::uint64_t bytes_in_checkpoint = 0;  ///< of all its tensors; 0 without one
+  /// Of tensors that no entry takes: the unexpected ones and copies of tied ones.
+  /// Always bytes_taken() + bytes_unused == bytes_in_checkpoint.
+  std::uint64_t bytes_unused = 0;
 
   std::size_t count(Action action) const;
   std::uint64_t bytes_before() const;
@@ -68,8 +75,9 @@ struct GRAFT_API Plan {
   /// Bytes of the checkpoint that entries take.
   std::uint64_t bytes_taken() const;
 
-  /// Throws Error(model) listing what is missing or mismatched; under `strict` also Error(coverage)
-  /// for what is unexpected or left dense for want of support.
+  /// Throws Error(model) listing what is missing or mismatched; under `strict` also Error(model)
+  /// for unknown settings and Error(coverage) for what is unexpected, unmatched or left dense for
+  /// want of support.
   void check(bool strict) const;
   /// Stable keys, docs/cli.md.
   Value to_value() const;
