@@ -141,6 +141,12 @@ void Host::add_replacement(std::string name, Replacement build) {
   state_->replacements[std::move(name)] = std::move(build);
 }
 
+std::vector<std::string> Host::replacements() const {
+  std::vector<std::string> names;
+  for (const auto& [name, build] : state_->replacements) names.push_back(name);
+  return names;
+}
+
 void Host::add_patch(const std::string& yaml) {
   state_->patches.push_back(yaml);
   try {

@@ -11,9 +11,8 @@ std::shared_ptr<const QuantConfig> QuantConfig::for_module(const std::string&) c
   return shared_from_this();
 }
 
-GroupResult Quantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+GroupResult Quantizer::quantize(std::span<const GroupMember>, const Context&) const {
   throw Error(ErrorKind::usage, "this method cannot quantize without calibration data")
-      .at(group.empty() ? "module" : group.front().spec.path)
       .hint("load a checkpoint that is quantized already");
 }
 

@@ -206,6 +206,7 @@ class Planner {
         throw Error(ErrorKind::usage, "a " + entry.spec.class_name +
                                           " with weights in memory cannot be restructured")
             .at(entry.spec.path)
+            .at(decision.rule->origin.text())
             .hint("convert the skeleton on meta and load the weights afterwards");
     const auto* model = dynamic_cast<const Model*>(root_.get());
     restructured_.emplace_back(

@@ -63,6 +63,8 @@ class GRAFT_API Host {
   using Replacement =
       std::function<std::shared_ptr<nn::Block>(const ModuleSpec& spec, const Value& text_config)>;
   void add_replacement(std::string name, Replacement build);
+  /// The names given to add_replacement.
+  std::vector<std::string> replacements() const;
   /// A registry rule as YAML text of one patch: "{class: A, methods: [m], replacement: B}". Shown
   /// as API.
   void add_patch(const std::string& yaml);

@@ -134,7 +134,7 @@ TEST_CASE("a plugin that throws in the middle of a conversion on meta leaves the
     const auto error = test::thrown_by([&] { quantizer.preprocess_model(model); });
     CHECK(contains(error.what(), where));
     CHECK(contains(error.what(), "org.graft.test.faulty"));
-    CHECK(shape_of(model) == before);
+    CHECK((shape_of(model) == before));
     CHECK(observed == 0);
     if (fault == "model") CHECK(error.kind() == ErrorKind::model);
     if (fault == "standard") CHECK(contains(error.what(), "it failed with 'the plugin tripped'"));
@@ -346,7 +346,7 @@ TEST_CASE("weights in memory are never lost to a conversion on meta") {
   const auto error = test::thrown_by([&] { quantizer.preprocess_model(model); });
   CHECK(error.kind() == ErrorKind::usage);
   CHECK(contains(error.what(), "is in memory and would be lost"));
-  CHECK(shape_of(model) == before);
+  CHECK((shape_of(model) == before));
 }
 
 TEST_CASE("a skeleton of 70 billion parameters is converted on meta in little memory") {

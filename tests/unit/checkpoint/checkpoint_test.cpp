@@ -34,7 +34,7 @@ struct Folder : TemporaryFolder {
   }
 };
 
-std::string refused(const fs::path& folder, ErrorKind kind = ErrorKind::model) {
+std::string refused_at(const fs::path& folder, ErrorKind kind = ErrorKind::model) {
   const auto error = test::thrown_by([&] { Checkpoint::open(folder); });
   CHECK(error.kind() == kind);
   return error.what();
@@ -42,7 +42,7 @@ std::string refused(const fs::path& folder, ErrorKind kind = ErrorKind::model) {
 
 std::string refused(const std::vector<std::pair<std::string, std::string>>& files) {
   const Folder folder(files);
-  return refused(folder.path());
+  return refused_at(folder.path());
 }
 
 constexpr const char* kIndex = "model.safetensors.index.json";
@@ -137,14 +137,14 @@ TEST_CASE("metadata of an index is passed over, whatever it holds") {
 TEST_CASE("a shard that links to itself is refused with the system's words") {  // 26
   const Folder folder({});
   fs::create_symlink("model.safetensors", folder.path() / "model.safetensors");
-  CHECK(contains(refused(folder.path()), "cannot open the file: Too many levels of symbolic links"));
+  CHECK(contains(refused_at(folder.path()), "cannot open the file: Too many levels of symbolic links"));
 }
 
 TEST_CASE("a shard that is no regular file is refused without waiting for it") {  // 27
   const auto why = [](auto make) {
     const Folder folder({});
     make(folder.path() / "model.safetensors");
-    return refused(folder.path());
+    return refused_at(folder.path());
   };
   CHECK(contains(why([](const fs::path& p) { fs::create_directory(p); }),
                  "this is not a regular file: expected a file, found a folder"));
@@ -195,7 +195,7 @@ TEST_CASE("a folder of pickles is refused with the way to convert it") {  // 30
 
 TEST_CASE("a folder without weights is refused unless that is asked for") {
   const Folder folder({});
-  CHECK(contains(refused(folder.path()), "the folder has no weights: expected model.safetensors"));
+  CHECK(contains(refused_at(folder.path()), "the folder has no weights: expected model.safetensors"));
   OpenOptions optional;
   optional.weights_optional = true;
   CHECK(Checkpoint::open(folder.path(), optional).tensors().empty());
@@ -216,7 +216,7 @@ TEST_CASE("config.json must be there and be a sound JSON object") {  // 35
   const auto with_config = [](std::string_view text) {
     const Folder folder({{"model.safetensors", kA}});
     folder.write("config.json", text);
-    return refused(folder.path());
+    return refused_at(folder.path());
   };
   CHECK(contains(with_config("[]"), "config.json: line 1: the config has the wrong form: expected an "
                                     "object, found list"));
@@ -227,8 +227,8 @@ TEST_CASE("config.json must be there and be a sound JSON object") {  // 35
   CHECK(contains(with_config(std::string(10 << 20, ' ')),
                  "config.json: the file is too large: expected at most 8388608 bytes, found 10485760"));
   const TemporaryFolder empty;
-  CHECK(contains(refused(empty.path()), "config.json is missing; give the folder of a Hugging Face model"));
-  CHECK(contains(refused(empty.path() / "absent"), "cannot read the folder: No such file or directory"));
+  CHECK(contains(refused_at(empty.path()), "config.json is missing; give the folder of a Hugging Face model"));
+  CHECK(contains(refused_at(empty.path() / "absent"), "cannot read the folder: No such file or directory"));
 }
 
 TEST_CASE("file names with spaces, quotes and bytes that are no UTF-8 work") {  // 101

@@ -170,7 +170,7 @@ TEST_CASE("output and input may not lie in each other, whatever links lead there
   fs::create_directory_symlink(in, temporary.path() / "link");
   WriteOptions overwrite;
   overwrite.overwrite = true;
-  for (const fs::path out : {in, in / "sub", temporary.path() / "link", temporary.path() / "link" / "x",
+  for (const fs::path& out : std::vector<fs::path>{in, in / "sub", temporary.path() / "link", temporary.path() / "link" / "x",
                              temporary.path() / "in" / ".." / "in", temporary.path()}) {
     CAPTURE(out);
     CHECK(contains(refused(ErrorKind::usage, out, overwrite, {in}), "output and input lie in each other"));

@@ -143,8 +143,9 @@ TEST_CASE("dimensions that are no whole numbers are refused") {  // 15
                                       "9223372036854775808", "true", "null", "\"4\""}) {
     CAPTURE(dimension);
     const auto text = refused(safetensors("{" + entry("a", "[" + dimension + "]", "[0,4]") + "}", 4));
-    CHECK((contains(text, "tensor 'a': wrong shape: expected a whole number from 0 to 2^63 - 1") ||
-           contains(text, "not valid JSON")));
+    CHECK(contains(text, dimension == "1e400"
+                             ? "tensor 'a': not valid JSON ('number overflow parsing '1e400'')"
+                             : "tensor 'a': wrong shape: expected a whole number from 0 to 2^63 - 1"));
   }
 }
 
@@ -152,8 +153,12 @@ TEST_CASE("offsets that are no whole numbers or no pair are refused") {
   for (const std::string offsets : {"[-1,4]", "[0.0,4]", "[0]", "[0,4,8]", "[]", "4", "[0,null]"}) {
     CAPTURE(offsets);
     CHECK(contains(refused(safetensors("{" + entry("a", "[1]", offsets) + "}", 4)),
-                   "tensor 'a': wrong data_offsets"));
+                   "tensor 'a': "));
   }
+  CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[0]") + "}", 4)),
+                 "data_offsets is incomplete: expected [begin, end], found 1 numbers"));
+  CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[0.5,4]") + "}", 4)),
+                 "wrong data_offsets: expected a whole number of bytes, found '0.5'"));
   CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[18446744073709551612,0]") + "}", 4)),
                  "ends before it begins"));
 }
@@ -216,7 +221,7 @@ TEST_CASE("what is no safetensors file is recognised") {  // 30, 31, 32
   CHECK(contains(refused("<!DOCTYPE html><html>not found</html>"), "this looks like HTML"));
   CHECK(contains(refused("\n <HTML><head>"), "this looks like HTML"));
   CHECK(contains(refused("PK\x03\x04....................."), "this is a PyTorch pickle"));
-  CHECK(contains(refused("GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0"), "`graft import`"));
+  CHECK(contains(refused(std::string("GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0", 16)), "`graft import`"));
 }
 
 TEST_CASE("data that lies unaligned is read") {  // 33
