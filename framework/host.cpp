@@ -67,8 +67,9 @@ void Host::State::rebuild_registry() {
     if (const auto& file = library->registry_file()) builder.add_file(*file, Tier::plugin);
   for (const auto& file : installed_registry()) builder.add_file(file, Tier::installed);
   for (const auto& file : options.registry_files) builder.add_file(file, Tier::command_line);
-  for (const auto& patch : patches)
-    builder.add_text("graft: 1\npatches: [" + patch + "]\n", "API", Tier::command_line);
+  for (std::size_t i = 0; i < patches.size(); ++i)  // API:1, API:2, ...: later wins
+    builder.add_text(std::string(i, '\n') + "{graft: 1, patches: [" + patches[i] + "\n]}\n", "API",
+                     Tier::command_line);
   registry = builder.build();
   for (const auto& note : registry.notes()) {
     if (options.strict)
@@ -158,6 +159,12 @@ void Host::add_replacement(std::string name, Replacement build) {
 
 void Host::add_replacement(std::string name, Restructuring how) {
   state_->replacements[std::move(name)] = std::move(how);
+}
+
+std::vector<std::string> Host::replacements() const {
+  std::vector<std::string> names;
+  for (const auto& [name, build] : state_->replacements) names.push_back(name);
+  return names;
 }
 
 void Host::add_patch(const std::string& yaml) {
@@ -270,7 +277,7 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
     ready.settle(checkpoint, options.context);
     ready.plan.check(state_->options.strict);
   }
-  for (const auto* list : {&ready.plan.notes, &ready.plan.doubts})
+  for (const auto* list : {&ready.plan.notes, &ready.plan.doubts, &ready.plan.unmatched})
     for (const auto& note : *list) options.context.say(LogLevel::warning, "plan", note);
   if (!ready.plan.unexpected.empty())
     options.context.say(

@@ -33,9 +33,8 @@ Settled Quantizer::settle(const QuantConfigPtr& config, std::span<const Examined
   return out;
 }
 
-GroupResult Quantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+GroupResult Quantizer::quantize(std::span<const GroupMember>, const Context&) const {
   throw Error(ErrorKind::usage, "this method cannot quantize without calibration data")
-      .at(group.empty() ? "module" : group.front().spec.path)
       .hint("load a checkpoint that is quantized already");
 }
 

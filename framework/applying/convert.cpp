@@ -86,16 +86,33 @@ at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
   return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
 }
 
+/// What a plugin made in the place of `entry`: the class it announced, all on meta or nothing of it.
+void check_made(const PlanEntry& entry, const std::shared_ptr<nn::Block>& made, bool on_meta) {
+  const auto defect = [&](const std::string& what) {
+    Error error(ErrorKind::plugin, "the plugin " + entry.plugin + " " + what);
+    return error.at(entry.spec.path)
+        .hint("this is a defect of the plugin: report it to its author, or run without it");
+  };
+  if (!made) throw defect("made no module");
+  if (class_name_of(*made) != entry.replacement)
+    throw defect("made another class than it announced")
+        .expected(entry.replacement)
+        .found(class_name_of(*made));
+  for (const auto& [name, tensor] : made->own_tensors())
+    if (tensor.is_meta() != on_meta)
+      throw defect(on_meta ? "built the tensor " + quote(name) + " off meta"
+                           : "left the tensor " + quote(name) + " on meta");
+}
+
 std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
                                      const Context& context) {
   const GroupMember member{entry.spec, entry.config, std::move(dense)};
   auto result = call_plugin(entry.plugin, entry.spec.path, [&] {
     return entry.quantizer->quantize(std::span(&member, 1), context);
   });
-  if (result.modules.size() != 1 || !result.modules[0])
-    throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " returned no module")
-        .at(entry.spec.path);
-  return result.modules[0];
+  auto made = result.modules.size() == 1 ? result.modules[0] : nullptr;
+  check_made(entry, made, /*on_meta=*/false);
+  return made;
 }
 
 std::string source_name(const PlanEntry& entry, const std::string& name) {
@@ -150,16 +167,16 @@ void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   Swaps swaps(root);
   for (const auto& entry : plan.entries) {
     if (entry.action != Action::quantize) continue;
+    for (const auto& [name, tensor] : block_at(root, entry.spec.path).own_tensors())
+      if (!tensor.is_meta())
+        throw Error(ErrorKind::usage, "the module's " + quote(name) +
+                                          " is in memory and would be lost: it cannot be converted "
+                                          "on meta")
+            .at(entry.spec.path)
+            .hint("convert it with postprocess_model, which keeps the values");
     auto next = call_plugin(entry.plugin, entry.spec.path,
                             [&] { return entry.quantizer->build(entry.spec, *entry.config); });
-    if (!next)
-      throw Error(ErrorKind::plugin, "the plugin " + entry.plugin + " built no module")
-          .at(entry.spec.path);
-    for (const auto& [name, tensor] : next->own_tensors())
-      if (!tensor.is_meta())
-        throw Error(ErrorKind::plugin,
-                    "the plugin " + entry.plugin + " built the tensor " + quote(name) + " off meta")
-            .at(entry.spec.path);
+    check_made(entry, next, /*on_meta=*/true);
     swap_everywhere(swaps, entry, next);
   }
   swaps.keep();
@@ -242,13 +259,17 @@ void tie(const std::shared_ptr<nn::Block>& root) {
   }
 }
 
-void verify_filled(const std::shared_ptr<nn::Block>& root) {
+std::string tensor_on_meta(const std::shared_ptr<nn::Block>& root) {
   for (const auto& [path, module] : named_modules(root))
     if (const auto* block = dynamic_cast<const nn::Block*>(module.get()))
       for (const auto& [name, tensor] : block->own_tensors())
-        if (tensor.is_meta())
-          throw Error(ErrorKind::internal, "the tensor " + quote(name) + " was never filled")
-              .at(path);
+        if (tensor.is_meta()) return path.empty() ? name : path + "." + name;
+  return {};
+}
+
+void verify_filled(const std::shared_ptr<nn::Block>& root) {
+  if (const auto name = tensor_on_meta(root); !name.empty())
+    throw Error(ErrorKind::internal, "the tensor was never filled").at(name);
 }
 
 void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,

@@ -33,7 +33,10 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
 /// Makes tied tensors one again.
 void tie(const std::shared_ptr<nn::Block>& root);
 
-/// Throws Error(internal) naming the module when a tensor is still on meta.
+/// The first tensor that is still on meta, "model.norm.weight"; empty when there is none.
+std::string tensor_on_meta(const std::shared_ptr<nn::Block>& root);
+
+/// Throws Error(internal) naming the tensor when a tensor is still on meta.
 void verify_filled(const std::shared_ptr<nn::Block>& root);
 
 /// Puts dense Linear modules with the dequantized weights where converted ones are.

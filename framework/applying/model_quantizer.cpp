@@ -17,9 +17,26 @@ struct ModelQuantizer::State {
   bool planned = false;
   bool settled = false;
   bool converted = false;
+  const nn::Block* model = nullptr;  ///< the one that was planned; only compared
   Plan plan;
   std::function<bool(const ModuleSpec&)> predicate;
   Observer observer;
+
+  /// `step` comes before the conversion.
+  void require_unconverted(const std::string& step) const {
+    if (converted)
+      throw Error(ErrorKind::usage, step + ": the model is converted already")
+          .hint("use a new ModelQuantizer for another model");
+  }
+  /// `step` goes on with the model that was planned.
+  void require_planned(const std::string& step, const nn::Block* given) const {
+    if (!planned)
+      throw Error(ErrorKind::usage, step + " before preprocess_model: there is no plan yet")
+          .hint("call preprocess_model first");
+    if (model != given)
+      throw Error(ErrorKind::usage, step + ": this is another model than the one that was planned")
+          .hint("use one ModelQuantizer for each model");
+  }
 };
 
 ModelQuantizer::ModelQuantizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -40,6 +57,7 @@ ModelQuantizer ModelQuantizer::from_config(const Host& host, const Value& quanti
 const std::string& ModelQuantizer::method() const { return state_->method.name; }
 bool ModelQuantizer::pre_quantized() const { return state_->pre_quantized; }
 void ModelQuantizer::set_pre_quantized(bool value) {
+  state_->require_unconverted("set_pre_quantized");
   state_->pre_quantized = value;
   state_->planned = false;
 }
@@ -59,6 +77,7 @@ at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked,
 }
 
 void ModelQuantizer::set_predicate(std::function<bool(const ModuleSpec&)> predicate) {
+  state_->require_unconverted("set_predicate");
   state_->predicate = std::move(predicate);
   state_->planned = false;
 }
@@ -68,6 +87,7 @@ void ModelQuantizer::set_observer(Observer observer) { state_->observer = std::m
 const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
                                       const Checkpoint* checkpoint,
                                       std::optional<at::ScalarType> dtype) {
+  state_->require_unconverted("make_plan");
   PlanRequest request = state_->host->request();
   request.method = state_->method;
   request.pre_quantized = state_->pre_quantized;
@@ -88,6 +108,7 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   state_->plan = graft::make_plan(model, request);
   state_->planned = true;
   state_->settled = false;
+  state_->model = model.get();
   return state_->plan;
 }
 
@@ -95,7 +116,8 @@ const Plan& ModelQuantizer::plan() const { return state_->plan; }
 
 void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model,
                                       const Checkpoint* checkpoint) {
-  if (!state_->planned) make_plan(model, checkpoint);
+  state_->require_unconverted("preprocess_model");
+  if (!state_->planned || state_->model != model.get()) make_plan(model, checkpoint);
   if (checkpoint && state_->pre_quantized) settle(*checkpoint);
   if (state_->pre_quantized) convert_model_for_quantization(model);
 }
@@ -111,7 +133,8 @@ const Plan& ModelQuantizer::settle(const Checkpoint& checkpoint, const Context& 
 }
 
 void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Block>& model) {
-  if (!state_->planned) make_plan(model);
+  state_->require_unconverted("convert_model_for_quantization");
+  if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
   convert_on_meta(model, state_->plan, state_->observer);
   state_->converted = true;
@@ -119,10 +142,13 @@ void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Bl
 
 void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
                                   const Checkpoint& checkpoint, const Context& context) {
+  state_->require_planned("load_weights", model.get());
   if (state_->pre_quantized && !state_->converted)
     throw Error(ErrorKind::usage,
-                "load_weights before preprocess_model: the model is not converted yet");
+                "load_weights before preprocess_model: the model is not converted yet")
+        .hint("call preprocess_model first");
   if (!state_->pre_quantized) {
+    state_->require_unconverted("load_weights of a dense checkpoint");
     // The dense model as it is; postprocess_model converts it.
     PlanRequest request = state_->host->request();
     request.checkpoint = &checkpoint;
@@ -139,11 +165,18 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
 
 void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,
                                        const Context& context) {
-  if (!state_->pre_quantized && !state_->converted) {
-    if (!state_->planned) make_plan(model);
-    quantize_in_place(model, state_->plan, context, state_->observer);
-    state_->converted = true;
-  }
+  const bool converts = !state_->pre_quantized && !state_->converted;
+  if (!converts) state_->require_planned("postprocess_model", model.get());
+  tie(model);
+  if (const auto name = tensor_on_meta(model); !name.empty())
+    throw Error(ErrorKind::usage, "postprocess_model before load_weights: the tensor has no values")
+        .at(name)
+        .hint("call load_weights first");
+  if (!converts) return;
+  if (!state_->planned || state_->model != model.get()) make_plan(model);
+  state_->plan.check(state_->host->options.strict);
+  quantize_in_place(model, state_->plan, context, state_->observer);
+  state_->converted = true;
   tie(model);
   verify_filled(model);
 }
@@ -151,7 +184,14 @@ void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,
 bool ModelQuantizer::is_serializable() const { return true; }
 
 void ModelQuantizer::dequantize(const std::shared_ptr<nn::Block>& model) {
-  if (!state_->converted) throw Error(ErrorKind::usage, "dequantize: the model is not converted");
+  if (!state_->converted)
+    throw Error(ErrorKind::usage, "dequantize: the model is not converted")
+        .hint("call preprocess_model, load_weights and postprocess_model first");
+  state_->require_planned("dequantize", model.get());
+  if (const auto name = tensor_on_meta(model); !name.empty())
+    throw Error(ErrorKind::usage, "dequantize before load_weights: the tensor has no values")
+        .at(name)
+        .hint("call load_weights first");
   dequantize_in_place(model, state_->plan, state_->plan.dtype);
   state_->converted = false;
 }

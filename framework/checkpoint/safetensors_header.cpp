@@ -169,6 +169,16 @@ class HeaderReader : public JsonEvents {
     return true;
   }
 
+  bool parse_error(std::size_t position, const std::string& token,
+                   const nlohmann::detail::exception& exception) override {
+    try {
+      return JsonEvents::parse_error(position, token, exception);
+    } catch (Error& error) {
+      if (place_ >= Place::tensor && place_ < Place::end) error.at(tensor_place());
+      throw;
+    }
+  }
+
   std::vector<TensorInfo> take() { return std::move(tensors_); }
 
  private:

@@ -58,9 +58,15 @@ void add_globals(CLI::App& app, Globals& globals) {
   app.add_flag("-v,--verbose", globals.verbose, "More messages; twice for all");
 }
 
+int report(Program& program, const Error& error) {
+  program.terminal.finish_line();
+  std::cerr << "graft: " << error.what() << std::endl;
+  return exit_code(error.kind());
+}
+
 int run(int argc, char** argv) {
   Program program;
-  {
+  try {
     // The plugins named here declare options of the real command line.
     CLI::App first;
     first.set_help_flag("");
@@ -72,6 +78,8 @@ int run(int argc, char** argv) {
       // The second pass says what is wrong.
     }
     program.configure();
+  } catch (const Error& error) {
+    return report(program, error);
   }
   CLI::App app("graft converts models into quantized ones and runs them", "graft");
   app.set_version_flag("--version", "graft " GRAFT_VERSION);
@@ -82,31 +90,29 @@ int run(int argc, char** argv) {
   const auto asked_for = [&](std::string_view verb) {
     return std::any_of(argv + 1, argv + argc, [&](const char* word) { return word == verb; });
   };
-  add_bench(app, program);
-  add_convert(app, program, asked_for("convert"));
-  add_dequantize(app, program);
-  add_doctor(app, program);
-  add_embed(app, program, asked_for("embed"));
-  add_eval(app, program, asked_for("eval"));
-  add_forward(app, program, asked_for("forward"));
-  add_generate(app, program, asked_for("generate"));
-  add_import(app, program);
-  add_inspect(app, program);
-  add_plan(app, program, asked_for("plan"));
-  add_plugins(app, program);
-  add_quantize(app, program, asked_for("quantize"));
-  add_registry(app, program);
-  add_verify(app, program);
-  for (auto* verb : app.get_subcommands({})) verb->fallthrough();
   try {
+    add_bench(app, program);
+    add_convert(app, program, asked_for("convert"));
+    add_dequantize(app, program);
+    add_doctor(app, program);
+    add_embed(app, program, asked_for("embed"));
+    add_eval(app, program, asked_for("eval"));
+    add_forward(app, program, asked_for("forward"));
+    add_generate(app, program, asked_for("generate"));
+    add_import(app, program);
+    add_inspect(app, program);
+    add_plan(app, program, asked_for("plan"));
+    add_plugins(app, program);
+    add_quantize(app, program, asked_for("quantize"));
+    add_registry(app, program);
+    add_verify(app, program);
+    for (auto* verb : app.get_subcommands({})) verb->fallthrough();
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 1;
   } catch (const Error& error) {
-    program.terminal.finish_line();
-    std::cerr << "graft: " << error.what() << std::endl;
-    return exit_code(error.kind());
+    return report(program, error);
   }
 }
 

@@ -51,6 +51,7 @@ void print(const Plan& plan) {
     std::printf("not loaded %zu: %s (%s)%s\n", plan.unloaded.size(),
                 quote(plan.unloaded.front().source).c_str(), plan.unloaded.front().reason.c_str(),
                 plan.unloaded.size() > 1 ? " ..." : "");
+  list("unmatched", plan.unmatched);
   for (const auto& note : plan.notes) std::printf("note   %s\n", note.c_str());
 }
 
@@ -80,7 +81,7 @@ void add_plan(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--dtype", given->dtype,
                    "Of what is kept: float32, bfloat16 or float16; default as the model");
   if (with_methods) given->method.add_to(*verb, program.host());
-  verb->footer("graft plan models/SmolLM2-135M-Instruct --method bitsandbytes --double-quant");
+  verb->footer("graft plan models/SmolLM2-135M-Instruct --method METHOD");
   verb->callback([given, &program] { run(program, *given); });
 }
 

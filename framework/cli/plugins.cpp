@@ -46,6 +46,7 @@ void list(Program& program) {
 
 void inspect(Program& program, const std::string& file) {
   const graft_stamp stamp = read_stamp(file);
+  program.inspected = std::filesystem::absolute(file);
   program.globals.plugin_files.insert(program.globals.plugin_files.begin(), file);
   const PluginLibrary* library = nullptr;
   std::string reason;
@@ -71,17 +72,17 @@ void inspect(Program& program, const std::string& file) {
     for (const auto& kernel : library->kernels()) kernels.push_back(Value(kernel.op));
     result.set("kernels", std::move(kernels));
   }
+  const auto verdict = [&] {
+    if (!library) throw Error(ErrorKind::plugin, reason).at(quote(file, 1000));
+  };
   if (program.globals.json) {
     program.print_json(result);
-    return;
+    return verdict();
   }
   std::printf("%s %s  ABI %s  torch %s  cuda %s\n", stamp.id, stamp.version,
               result.at("abi").as_string().c_str(), stamp.torch,
               stamp.cuda ? std::to_string(stamp.cuda).c_str() : "none");
-  if (!library) {
-    std::printf("refused: %s\n", reason.c_str());
-    return;
-  }
+  if (!library) return verdict();
   std::printf("%s\n", std::string(library->summary()).c_str());
   for (const auto& claim : library->claims())
     std::printf("claims %s of %s on %s, priority %d\n", claim.module_class, claim.method,

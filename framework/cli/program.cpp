@@ -35,7 +35,9 @@ Host& Program::host() {
     options.context = context();
     host_.emplace(std::move(options));
     for (const auto& verdict : host_->plugins().verdicts())
-      if (!verdict.loaded)
+      if (!verdict.loaded && verdict.named && globals.strict)
+        throw Error(ErrorKind::plugin, verdict.reason).at(quote(verdict.file.string(), 1000));
+      else if (!verdict.loaded && verdict.file != inspected)
         terminal.say(verdict.named ? LogLevel::error : LogLevel::warning, "plugins",
                      verdict.file.string() + ": " + verdict.reason);
   }

@@ -27,6 +27,8 @@ class Program {
  public:
   Globals globals;
   Terminal terminal;
+  /// A plugin file whose verdict the verb itself reports.
+  std::filesystem::path inspected;
 
   /// Carries the globals out: terminal, threads, activations. Throws Error(usage).
   void configure();

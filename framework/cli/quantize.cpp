@@ -74,9 +74,7 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_flag("--ignore-quantization-config", given->ignore_config,
                  "Take the model for dense whatever its config says");
   if (with_methods) given->method.add_to(*verb, program.host());
-  verb->footer(
-      "graft quantize models/SmolLM2-135M-Instruct models/nf4 --method bitsandbytes --quant-type "
-      "nf4 --double-quant");
+  verb->footer("graft quantize models/SmolLM2-135M-Instruct models/quantized --method METHOD");
   verb->callback([given, &program] { run(program, *given); });
 }
 

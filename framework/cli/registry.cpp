@@ -1,5 +1,6 @@
 #include "registry/registry.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 
@@ -63,8 +64,31 @@ void list(Program& program) {
   for (const auto& skip : registry.skips()) std::printf("skip   %s\n", skip.c_str());
 }
 
+/// Rules whose replacement neither the host builds nor a plugin that claims the class.
+std::vector<std::string> unbuilt(const Host& host) {
+  std::vector<std::string> out;
+  const auto known = host.replacements();
+  for (const auto& rule : host.registry().rules()) {
+    if (rule.replacement.empty() ||
+        std::find(known.begin(), known.end(), rule.replacement) != known.end())
+      continue;
+    const auto& claims = host.registry().claims();
+    if (std::any_of(claims.begin(), claims.end(), [&](const ClaimRow& claim) {
+          return claim.module_class == rule.module_class;
+        }))
+      continue;
+    std::string note = rule.origin.text() + ": nobody here builds the replacement " +
+                       quote(rule.replacement) + " for the class " + quote(rule.module_class);
+    if (const auto near = nearest_names(rule.replacement, known); !near.empty())
+      note += "; did you mean " + near + "?";
+    out.push_back(std::move(note));
+  }
+  return out;
+}
+
 void check(Program& program) {
-  const auto& notes = program.host().registry().notes();
+  auto notes = program.host().registry().notes();
+  for (auto& note : unbuilt(program.host())) notes.push_back(std::move(note));
   if (program.globals.json) {
     Value result;
     result.set("notes", Value::Array(notes.begin(), notes.end()));

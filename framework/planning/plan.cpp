@@ -90,15 +90,28 @@ void Plan::check(bool strict) const {
                                       " tensor(s) do not fit the model: " + list_of(mismatched));
   if (!refusal.empty()) throw Error(ErrorKind::model, refusal);
   if (!strict) return;
+  const std::string relax = "leave out --strict to go on without ";
+  std::vector<std::string> dense;
+  for (const auto& entry : entries)
+    if (entry.unsupported) dense.push_back(quote(entry.spec.path) + " (" + entry.reason + ")");
+  if (!dense.empty())
+    throw Error(ErrorKind::coverage,
+                std::to_string(dense.size()) + " module(s) stay dense: " + list_of(dense))
+        .hint("leave out --strict to keep them dense, or name them in a skip list");
+  if (!unmatched.empty())
+    throw Error(ErrorKind::coverage, std::to_string(unmatched.size()) +
+                                         " pattern(s) matched nothing: " + list_of(unmatched))
+        .hint(relax + "them");
   if (!unexpected.empty())
     throw Error(ErrorKind::coverage,
                 std::to_string(unexpected.size()) +
                     " tensor(s) of the checkpoint belong to no module: " + list_of(unexpected))
-        .hint("leave out --strict to load without them");
+        .hint(relax + "them");
   if (!doubts.empty())
-    throw Error(ErrorKind::coverage, doubts.front() + (doubts.size() > 1 ? "; and " + std::to_string(doubts.size() - 1) +
-                                               " more" : ""))
-        .hint("leave out --strict to go on");
+    throw Error(ErrorKind::coverage,
+                doubts.front() +
+                    (doubts.size() > 1 ? "; and " + std::to_string(doubts.size() - 1) + " more" : ""))
+        .hint(relax + "them");
 }
 
 Value Plan::to_value() const {
@@ -126,6 +139,7 @@ Value Plan::to_value() const {
     if (!entry.plugin.empty()) row.set("plugin", entry.plugin);
     if (!entry.settings.empty()) row.set("settings", entry.settings);
     if (!entry.kernel.empty()) row.set("kernel", entry.kernel);
+    if (entry.unsupported) row.set("unsupported", true);
     row.set("bytes_before", static_cast<std::int64_t>(entry.bytes_before));
     row.set("bytes_after", static_cast<std::int64_t>(entry.bytes_after));
     modules.push_back(std::move(row));
@@ -137,9 +151,12 @@ Value Plan::to_value() const {
   out.set("unexpected", to_values(unexpected));
   out.set("detected", to_values(detected));
   out.set("unloaded", unloaded_rows(*this));
+  out.set("unmatched", to_values(unmatched));
   out.set("notes", to_values(notes));
   out.set("doubts", to_values(doubts));
   out.set("refusal", refusal.empty() ? Value() : Value(refusal));
+  out.set("bytes_in_checkpoint", static_cast<std::int64_t>(bytes_in_checkpoint));
+  out.set("bytes_unused", static_cast<std::int64_t>(bytes_unused));
   return out;
 }
 

@@ -9,6 +9,7 @@
 #include "graft/module_graph.h"
 #include "host_state.h"
 #include "planning/source.h"
+#include "plugins/call.h"
 #include "registry/name_match.h"
 
 namespace graft {
@@ -43,10 +44,18 @@ class Planner {
   }
 
   Plan run() {
-    visit("", root_);
+    try {
+      visit("", root_);
+    } catch (...) {
+      for (auto done = restructured_.rbegin(); done != restructured_.rend(); ++done)
+        replace_at(root_, done->first, done->second);
+      throw;
+    }
     for (const auto& [alias, owner] : tied_) plan_.tied.push_back(alias);
     source_.rest(plan_.unloaded, plan_.unexpected);
-    if (skip_) note_unmatched();
+    note_unmatched();
+    plan_.bytes_unused += source_.bytes_left();
+    if (request_.checkpoint) plan_.bytes_in_checkpoint = request_.checkpoint->total_bytes();
     if (!dense_after_all_.empty())
       plan_.notes.push_back("the settings say quantized, but the checkpoint is dense: " +
                             some(dense_after_all_));
@@ -59,16 +68,28 @@ class Planner {
                                " of the quantization_config");
     if (request_.method.quantizer && plan_.count(Action::quantize) == 0)
       plan_.notes.push_back("no module is quantized");
+    // Where tensors are missing or do not fit, the plan is refused for that.
+    const bool whole = plan_.missing.empty() && plan_.mismatched.empty();
+    if (whole && plan_.bytes_taken() + plan_.bytes_unused != plan_.bytes_in_checkpoint)
+      throw Error(ErrorKind::internal, "the plan does not account for every byte of the checkpoint")
+          .expected(std::to_string(plan_.bytes_in_checkpoint))
+          .found(std::to_string(plan_.bytes_taken()) + " taken and " +
+                 std::to_string(plan_.bytes_unused) + " unused");
     return std::move(plan_);
   }
 
  private:
   void visit(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {
     if (const auto seen = seen_.find(module.get()); seen != seen_.end()) {
-      if (seen->second != kNoEntry) plan_.entries[seen->second].also.push_back(path);
+      if (seen->second == kNoEntry) return;
+      PlanEntry& entry = plan_.entries[seen->second];
+      if (entry.action == Action::restructure)
+        restructured_.emplace_back(path, replace_at(root_, path, module_at(entry.spec.path)));
+      entry.also.push_back(path);
       return;
     }
     seen_.emplace(module.get(), kNoEntry);
+    paths_.push_back(path);
     const auto* block = dynamic_cast<const nn::Block*>(module.get());
     if (!block) {
       for (const auto& child : module->named_children())
@@ -84,15 +105,13 @@ class Planner {
     if (request_.pre_quantized && source_.known())
       entry.spec.dtype = model_dtype(*request_.checkpoint);
     if (request_.method.quantizer && decide(entry, *block)) {
-      if (path.empty())
-        throw Error(ErrorKind::usage, "the root of the model, a " + entry.spec.class_name +
-                                          ", cannot be replaced: nobody would hold the replacement")
-            .hint("put it into a graft::nn::Slot of a block of your own");
+      if (path.empty()) refuse_root(entry);
       if (entry.action == Action::restructure) {
-        replaced_.push_back(module);
-        plan_.entries.push_back(entry);
-        visit_children(
-            path, *get_module_from_name(root_, path).parent->named_children().find(last(path)));
+        seen_[module.get()] = plan_.entries.size();
+        plan_.entries.push_back(std::move(entry));
+        ++depth_;
+        visit_children(path, module_at(path));
+        --depth_;
         return;
       }
       seen_[module.get()] = plan_.entries.size();
@@ -108,16 +127,43 @@ class Planner {
     visit_children(path, module);
   }
 
+  std::shared_ptr<torch::nn::Module> module_at(const std::string& path) const {
+    return *get_module_from_name(root_, path).parent->named_children().find(last(path));
+  }
+
   void visit_children(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {
     for (const auto& child : module->named_children())
       visit(join(path, child.key()), child.value());
   }
 
+  [[noreturn]] static void refuse_root(const PlanEntry& entry) {
+    throw Error(ErrorKind::usage, "the root of the model, a " + entry.spec.class_name +
+                                      ", cannot be replaced: nobody would hold the replacement")
+        .hint("put it into a graft::nn::Slot of a block of your own");
+  }
+
+  void note_unmatched() {
+    // For a quantized checkpoint the tensors decide, not the list.
+    if (skip_ && !(request_.pre_quantized && source_.known()))
+      for (const auto& name : skip_->unmatched())
+        plan_.unmatched.push_back("the skip entry " + quote(name) + " matches no module" +
+                                  suggestion(name));
+    if (request_.method.quantizer)
+      for (auto& text : request_.registry->unmatched_rules(paths_))
+        plan_.unmatched.push_back(std::move(text));
+  }
+
+  std::string suggestion(const std::string& name) const {
+    const auto near = nearest_names(name, paths_);
+    return near.empty() ? "" : "; did you mean " + near + "?";
+  }
   /// True when the module is to be replaced; else entry.reason says why not.
   bool decide(PlanEntry& entry, const nn::Block& block) {
     if (request_.predicate && !request_.predicate(entry.spec))
       return keep(entry, "left out by the caller");
     const bool by_tensors = request_.pre_quantized && source_.known();
+    // Asked of every module, so that the list knows which of its entries matched.
+    const auto skipped = skip_ ? skip_->match(entry.spec.path) : std::nullopt;
     if (const auto tied = tied_.find(entry.spec.path + ".weight"); tied != tied_.end()) {
       if (by_tensors) refuse_quantized_alias(entry.spec, tied->second);
       return keep(entry, "tied to " + tied->second);
@@ -128,24 +174,10 @@ class Planner {
     if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision)))
       return keep(entry, decision.reason);
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
-    if (decision.kind == Decision::Kind::replace) return restructure(entry, block, decision);
-    if (!by_tensors && skip_)
-      if (const auto hit = skip_->match(entry.spec.path))
-        return keep(entry, "skip list: " + quote(*hit));
+    if (!by_tensors && skipped) return keep(entry, "skip list: " + quote(*skipped));
+    if (decision.kind == Decision::Kind::replace) return replace(entry, block, decision, by_tensors);
     if (!decision.resolved_class.empty()) entry.spec.class_name = decision.resolved_class;
     return choose(entry, decision, by_tensors);
-  }
-
-  void note_unmatched() {
-    const auto unmatched = skip_->unmatched();
-    if (unmatched.empty() || (request_.pre_quantized && source_.known())) return;
-    std::vector<std::string> paths;
-    for (const auto& entry : plan_.entries) paths.push_back(entry.spec.path);
-    for (const auto& name : unmatched) {
-      const auto near = nearest_names(name, paths);
-      plan_.notes.push_back("the skip entry " + quote(name) + " matched no module" +
-                            (near.empty() ? "" : "; did you mean " + near + "?"));
-    }
   }
 
   static bool keep(PlanEntry& entry, std::string reason) {
@@ -153,24 +185,50 @@ class Planner {
     return false;
   }
 
-  bool restructure(PlanEntry& entry, const nn::Block& block, const Decision& decision) {
-    const auto* how =
-        request_.restructures ? request_.restructures(decision.rule->replacement) : nullptr;
-    if (!how)
-      throw Error(ErrorKind::plugin, "nobody builds the replacement " +
-                                         quote(decision.rule->replacement) + " for the " +
+  /// What a rule names is restructured by a builder, or quantized by a plugin that makes the class.
+  bool replace(PlanEntry& entry, const nn::Block& block, const Decision& decision,
+               bool by_tensors) {
+    const std::string& name = decision.rule->replacement;
+    if (const auto* how = request_.restructures ? request_.restructures(name) : nullptr)
+      return restructure(entry, block, decision, *how);
+    Decision builders = decision;
+    std::erase_if(builders.claims, [&](const ClaimRow& claim) {
+      const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name);
+      return !quantizer || call_plugin(claim.plugin_id, entry.spec.path, [&] {
+               return quantizer->replacement_class(
+                          entry.spec, *config_for(claim.plugin_id, *quantizer, decision.options)) !=
+                      name;
+             });
+    });
+    if (builders.claims.empty())
+      throw Error(ErrorKind::plugin, "nobody builds the replacement " + quote(name) + " for the " +
                                          entry.spec.class_name + " at " + quote(entry.spec.path))
           .at(decision.rule->origin.text())
           .hint("install the plugin that builds it, or register it with Host::add_replacement");
+    return choose(entry, builders, by_tensors);
+  }
+
+  bool restructure(PlanEntry& entry, const nn::Block& block, const Decision& decision,
+                   const Restructuring& how) {
+    if (entry.spec.path.empty()) refuse_root(entry);
+    if (depth_ >= kDeepest)
+      throw Error(ErrorKind::plugin, "replacements are nested deeper than " +
+                                         std::to_string(kDeepest) + ": a " +
+                                         quote(decision.rule->replacement) + " contains a " +
+                                         entry.spec.class_name)
+          .at(entry.spec.path)
+          .at(decision.rule->origin.text());
     const Value text = model_ ? model_->text_config() : Value(Value::Object{});
-    entry.parts = parts_of(block, *how, entry.spec, text);
+    entry.parts = parts_of(block, how, entry.spec, text);
     if (request_.pre_quantized && source_.known())
       for (const auto& part : entry.parts)
         if (source_.find(join(entry.spec.path, part.from))) {
           entry.parts.clear();
           return keep(entry, "in one piece and dense in the checkpoint");
         }
-    replace_at(root_, entry.spec.path, restructured(block, *how, entry.spec, text));
+    restructured_.emplace_back(
+        entry.spec.path,
+        replace_at(root_, entry.spec.path, restructured(block, how, entry.spec, text)));
     derive(entry);
     entry.action = Action::restructure;
     entry.replacement = decision.rule->replacement;
@@ -192,10 +250,15 @@ class Planner {
     for (const auto& claim : decision.claims) {
       const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name);
       if (!quantizer) continue;
-      const auto base = config_for(claim.plugin_id, *quantizer, decision.options);
-      const auto config = base->for_module(entry.spec.path);
+      const auto call = [&](auto&& ask) -> decltype(auto) {
+        return call_plugin(claim.plugin_id, entry.spec.path, ask);
+      };
+      const auto base =
+          call([&] { return config_for(claim.plugin_id, *quantizer, decision.options); });
+      const auto config = call([&] { return base->for_module(entry.spec.path); });
       if (by_tensors) {
-        const auto present = presence(entry.spec, *quantizer, config ? *config : *base);
+        const auto present =
+            call([&] { return presence(entry.spec, *quantizer, config ? *config : *base); });
         const bool skipped = skip_ && skip_->match(entry.spec.path);
         if (present == Presence::unmarked && (skipped || !config))
           return keep(entry, "the settings leave it dense");
@@ -208,7 +271,7 @@ class Planner {
         return keep(entry, "the settings leave it dense");
       }
       const auto& settings = config ? config : base;
-      const Support support = quantizer->supports(entry.spec, *settings);
+      const Support support = call([&] { return quantizer->supports(entry.spec, *settings); });
       if (!support.yes) {
         reasons += (reasons.empty() ? "" : "; ") + claim.plugin_id + ": " + support.reason;
         continue;
@@ -216,10 +279,10 @@ class Planner {
       entry.action = Action::quantize;
       entry.plugin = claim.plugin_id;
       entry.kernel = support.kernel;
-      entry.settings = settings->summary();
+      entry.settings = call([&] { return settings->summary(); });
       entry.quantizer = quantizer;
       entry.config = settings;
-      entry.replacement = quantizer->replacement_class(entry.spec, *settings);
+      entry.replacement = call([&] { return quantizer->replacement_class(entry.spec, *settings); });
       entry.reason = decision.rule ? decision.rule->origin.text() : "claimed by " + claim.plugin_id;
       return true;
     }
@@ -227,6 +290,7 @@ class Planner {
       throw Error(ErrorKind::model,
                   "the checkpoint's quantized module cannot be loaded: " + reasons)
           .at(entry.spec.path);
+    entry.unsupported = !reasons.empty();
     return keep(entry, reasons.empty() ? decision.reason : "unsupported: " + reasons);
   }
 
@@ -294,7 +358,8 @@ class Planner {
                          static_cast<std::uint64_t>(spec.out_features);
     entry.bytes_before =
         (weights + (spec.bias ? static_cast<std::uint64_t>(spec.out_features) : 0)) * element;
-    const auto specs = entry.quantizer->tensors(spec, *entry.config);
+    const auto specs = call_plugin(entry.plugin, spec.path,
+                                   [&] { return entry.quantizer->tensors(spec, *entry.config); });
     for (const auto& tensor : specs) entry.bytes_after += tensor.bytes;
     if (!source_.known()) return;
     if (!request_.pre_quantized) {
@@ -343,6 +408,7 @@ class Planner {
       if (tied_.contains(full)) {
         if (const auto* info = source_.find(full)) {
           source_.take(info);
+          plan_.bytes_unused += info->bytes;
           plan_.notes.push_back(quote(full) +
                                 " is in the checkpoint although the config ties it to " +
                                 quote(tied_.at(full)) + ", which is used");
@@ -460,6 +526,7 @@ class Planner {
     return dot == std::string::npos ? path : path.substr(dot + 1);
   }
 
+  static constexpr std::size_t kDeepest = 16;
   static constexpr std::size_t kNoEntry = static_cast<std::size_t>(-1);
   static constexpr nn::Region kTransposed{.transpose = true};
 
@@ -481,57 +548,17 @@ class Planner {
   std::optional<SkipNames> skip_;
   std::map<std::string, QuantConfigPtr> configs_;  // by plugin
   std::map<const torch::nn::Module*, std::size_t> seen_;
-  /// Kept alive, or a later module could have the address of one that was seen.
-  std::vector<std::shared_ptr<torch::nn::Module>> replaced_;
+  std::vector<std::string> paths_;
+  std::size_t depth_ = 0;  // of restructured modules in restructured modules
+  /// What was taken out of the model: put back when planning fails, and kept alive, or a later
+  /// module could have the address of one that was seen.
+  std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> restructured_;
   std::map<std::string, Derived> derived_;  // by the model's name of the part
   const nn::Block* parts_of_ = nullptr;     // whose parts_ are
   std::vector<nn::TensorPart> parts_;
 };
 
 }  // namespace
-
-Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,
-                   const QuantizerLookup& lookup) {
-  std::set<std::pair<std::string, std::string>> offers;  // method, plugin
-  for (const auto& claim : claims) offers.emplace(claim.method, claim.plugin_id);
-  Method best;
-  int best_score = 0;
-  std::string rival;
-  std::vector<std::string> methods;
-  for (const auto& [method, plugin] : offers) {
-    if (methods.empty() || methods.back() != method) methods.push_back(method);
-    const Quantizer* quantizer = lookup(plugin, method);
-    const int score = quantizer ? quantizer->recognises(settings) : 0;
-    if (score > best_score) {
-      best_score = score;
-      best = {method, plugin, quantizer, settings, nullptr};
-      rival.clear();
-    } else if (score > 0 && score == best_score && method != best.name) {
-      rival = method;
-    }
-  }
-  if (best_score == 0) {
-    std::string installed;
-    for (const auto& method : methods) installed += (installed.empty() ? "" : ", ") + method;
-    const std::string named = settings.get_string("quant_method", "");
-    Error error(ErrorKind::plugin,
-                named.empty() ? "no plugin recognises the quantization settings"
-                              : "no plugin claims the quantization method " + quote(named));
-    error.expected(installed.empty() ? "a plugin, but none is loaded" : "one of " + installed);
-    if (const auto near = nearest_names(named, methods); !near.empty())
-      error.hint("did you mean " + near + "?");
-    else
-      error.hint(
-          "install the plugin into the plugin directory (graft plugins lists where is searched)");
-    throw error;
-  }
-  if (!rival.empty())
-    throw Error(ErrorKind::plugin,
-                "the quantization settings could be of " + best.name + " or of " + rival)
-        .hint("add \"quant_method\" to the settings");
-  best.config = best.quantizer->parse(settings);
-  return best;
-}
 
 Plan make_plan(const std::shared_ptr<nn::Block>& root, const PlanRequest& request) {
   return Planner(root, request).run();

@@ -47,6 +47,14 @@ const TensorInfo* Source::find(const std::string& name) const {
   return at == by_name_.end() ? nullptr : at->second;
 }
 
+std::uint64_t Source::bytes_left() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [name, info] : by_name_)
+    if (!taken_.contains(info)) bytes += info->bytes;
+  for (const auto* info : doubles_) bytes += info->bytes;
+  return bytes;
+}
+
 void Source::rest(std::vector<UnloadedTensor>& unloaded,
                   std::vector<std::string>& unexpected) const {
   std::vector<NamePattern> patterns;

@@ -23,6 +23,7 @@ class Source {
   /// By the model's name; nullptr when absent.
   const TensorInfo* find(const std::string& name) const;
   void take(const TensorInfo* info) { taken_.insert(info); }
+  std::uint64_t bytes_left() const;  ///< of what nothing took
   /// What nothing took, divided into what the model knows of and what it does not.
   void rest(std::vector<UnloadedTensor>& unloaded, std::vector<std::string>& unexpected) const;
 

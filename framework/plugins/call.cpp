@@ -40,7 +40,7 @@ void rethrow_from_plugin(std::string_view plugin_id, std::string_view doing) {
     throw;
   } catch (Error& error) {
     if (error.kind() == ErrorKind::internal) throw defect(plugin_id, doing, error.what());
-    error.at(name_of(plugin_id));
+    error.at(doing).at(name_of(plugin_id));
     throw;
   } catch (const std::bad_alloc&) {
     throw out_of_memory(plugin_id, doing);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "graft/export.h"
 #include "graft/plugin_abi.h"
 #include "plugins/stamp.h"
 
@@ -35,6 +36,6 @@ VettedFile vet(const std::filesystem::path& path, bool allow_insecure);
 std::uint32_t cuda_of_torch();
 
 /// Checks 4 to 6: `theirs` against a host's own stamp.
-std::optional<Refusal> compare(const graft_stamp& theirs, const graft_stamp& ours);
+GRAFT_API std::optional<Refusal> compare(const graft_stamp& theirs, const graft_stamp& ours);
 
 }  // namespace graft

@@ -12,7 +12,7 @@
 namespace graft {
 namespace {
 
-constexpr std::size_t kMaxBytes = 1 << 20, kMaxDepth = 64, kMaxNodes = 100'000;
+constexpr std::size_t kMaxDepth = 64, kMaxNodes = 100'000;
 
 /// A YAML node with its place. Plain scalars are text until somebody asks for another type; quoted
 /// ones stay text.
@@ -204,7 +204,8 @@ class Parser {
       fail(node, "wrong type", "an integer", node.text);
     return value;
   }
-  /// YAML 1.2 core: null, true, false, integers, floats; "no", 08 and quoted scalars are text.
+  /// YAML 1.2 core: null, true, false, decimal integers (08 is 8), floats; all else, "no" and quoted
+  /// scalars among it, is text.
   Value value(const Node& node) const {
     switch (node.kind) {
       case Node::Kind::null:
@@ -230,7 +231,9 @@ class Parser {
     std::int64_t i = 0;
     if (const auto r = std::from_chars(begin, end, i); r.ec == std::errc{} && r.ptr == end)
       return i;
+    // from_chars would take the words inf and nan.
     double d = 0;
+    if (node.text.find_first_of("0123456789") > 2) return node.text;
     if (const auto r = std::from_chars(begin, end, d); r.ec == std::errc{} && r.ptr == end)
       return d;
     return node.text;
@@ -271,6 +274,9 @@ class Parser {
       fail(node, "a patch needs methods", "methods: [name, ...] or \"*\"", "none");
     if (rule.keep && !rule.replacement.empty())
       fail(node, "a patch either keeps or replaces", "keep or replacement", "both");
+    if (!rule.replacement.empty() && rule.module_class == "*")
+      fail(node, "a patch that replaces needs a class, or it would replace its own replacement",
+           "class: the name of the class to replace", "*");
     if (rule.replacement == rule.module_class)
       fail(node, "a class cannot replace itself", "another class", rule.replacement);
     if (!rule.device.empty() && rule.device != "cpu" && rule.device != "cuda")
@@ -306,20 +312,11 @@ class Parser {
 }  // namespace
 
 PatchFile parse_patch_file(std::string_view yaml, const std::string& file_name, Tier tier) {
-  if (yaml.size() > kMaxBytes)
+  if (yaml.size() > kMaxPatchFileBytes)
     throw Error(ErrorKind::plugin, "the file is too large")
         .at(file_name)
-        .expected("at most " + std::to_string(kMaxBytes) + " bytes")
+        .expected("at most " + std::to_string(kMaxPatchFileBytes) + " bytes")
         .found(std::to_string(yaml.size()));
-  // Nesting is limited before yaml-cpp, whose parser recurses, sees the text.
-  std::size_t depth = 0;
-  for (const char c : yaml) {
-    if (c == '[' || c == '{') ++depth;
-    if ((c == ']' || c == '}') && depth > 0) --depth;
-    if (depth > 4 * kMaxDepth)
-      throw Error(ErrorKind::plugin, "nested deeper than " + std::to_string(kMaxDepth) + " levels")
-          .at(file_name);
-  }
   std::istringstream in{std::string(yaml)};
   Reader reader(file_name);
   try {

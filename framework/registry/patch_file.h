@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -8,6 +9,8 @@
 #include "registry/registry.h"
 
 namespace graft {
+
+inline constexpr std::size_t kMaxPatchFileBytes = 1 << 20;
 
 /// One YAML file of rules, as written. Format: registry/schema.md.
 struct PatchFile {

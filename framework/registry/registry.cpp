@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fstream>
 #include <set>
-#include <sstream>
 #include <tuple>
 
 #include "graft/error.h"
@@ -15,6 +14,20 @@ namespace {
 bool names_method(const Rule& rule, const std::string& method) {
   return std::any_of(rule.methods.begin(), rule.methods.end(),
                      [&](const std::string& name) { return name == "*" || name == method; });
+}
+
+bool matches(const Rule& rule, const std::string& path) {
+  try {
+    return !rule.match || rule.match->matches(path);
+  } catch (Error& error) {
+    throw error.at(rule.origin.text());
+  }
+}
+
+bool share_method(const Rule& a, const Rule& b) {
+  return std::any_of(a.methods.begin(), a.methods.end(), [&](const std::string& method) {
+    return method == "*" ? !b.methods.empty() : names_method(b, method);
+  });
 }
 
 auto rank(const Rule& rule) {
@@ -38,7 +51,7 @@ Decision Registry::decide(const Query& query) const {
   for (const auto& rule : rules_) {
     const bool same_class = rule.module_class == "*" || rule.module_class == query.module_class ||
                             rule.module_class == decision.resolved_class;
-    if (!same_class || (rule.match && !rule.match->matches(query.path))) continue;
+    if (!same_class || !matches(rule, query.path)) continue;
     if (!names_method(rule, query.method))
       decision.losers.push_back({rule.origin.text(), "it is not for the method " + query.method});
     else if (!rule.device.empty() && rule.device != query.device)
@@ -79,11 +92,13 @@ Decision Registry::decide(const Query& query) const {
     else
       decision.claims.push_back(claim);
   }
+  std::stable_sort(decision.claims.begin(), decision.claims.end(),
+                   [&](const ClaimRow& a, const ClaimRow& b) { return priority(a) > priority(b); });
   if (kept) {
-    // A checkpoint may hold the module quantized all the same; then these can load it.
-    std::stable_sort(
-        decision.claims.begin(), decision.claims.end(),
-        [&](const ClaimRow& a, const ClaimRow& b) { return priority(a) > priority(b); });
+    // A checkpoint may hold the module quantized all the same; then the claims can load it.
+    for (const auto& claim : decision.claims)
+      decision.losers.push_back(
+          {claim.plugin_id, decision.rule->origin.text() + " keeps the module dense"});
     return decision;
   }
   if (rule && !rule->replacement.empty()) {
@@ -92,12 +107,13 @@ Decision Registry::decide(const Query& query) const {
     return decision;
   }
   if (decision.claims.empty()) {
-    decision.reason = "no plugin claims the class " + query.module_class + " for " + query.method +
-                      " on " + query.device;
+    decision.reason = rule && !rule->plugin.empty()
+                          ? rule->origin.text() + " pins " + rule->plugin +
+                                ", which is not loaded or does not claim the class "
+                          : "no plugin claims the class ";
+    decision.reason += query.module_class + " for " + query.method + " on " + query.device;
     return decision;
   }
-  std::stable_sort(decision.claims.begin(), decision.claims.end(),
-                   [&](const ClaimRow& a, const ClaimRow& b) { return priority(a) > priority(b); });
   if (decision.claims.size() > 1 && priority(decision.claims[0]) == priority(decision.claims[1])) {
     const auto &a = decision.claims[0], &b = decision.claims[1];
     throw Error(ErrorKind::plugin, "two plugins claim the class " + a.module_class + " for " +
@@ -110,6 +126,23 @@ Decision Registry::decide(const Query& query) const {
   decision.kind = Decision::Kind::claims;
   decision.reason = rule ? rule->origin.text() : "claimed by " + decision.claims.front().plugin_id;
   return decision;
+}
+
+std::vector<std::string> Registry::unmatched_rules(const std::vector<std::string>& paths) const {
+  std::vector<std::string> out;
+  for (const auto& rule : rules_) {
+    // Installed rules and those of plugins are written for every model.
+    if (!rule.match || rule.tier < Tier::user) continue;
+    if (std::any_of(paths.begin(), paths.end(),
+                    [&](const std::string& path) { return matches(rule, path); }))
+      continue;
+    std::string text = rule.origin.text() + ": the pattern " + quote(rule.match->text()) +
+                       " matches no module";
+    if (const auto near = nearest_names(rule.match->text(), paths); !near.empty())
+      text += "; did you mean " + near + "?";
+    out.push_back(std::move(text));
+  }
+  return out;
 }
 
 SkipNames Registry::skip_names(const std::vector<std::string>& settings) const {
@@ -127,11 +160,12 @@ void Registry::Builder::add_file(const std::filesystem::path& file, Tier tier) {
   if (!std::filesystem::is_regular_file(file, error))
     throw Error(ErrorKind::plugin, "no such registry file").at(quote(file.string()));
   std::ifstream in(file, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in)
+  std::string text(kMaxPatchFileBytes + 1, '\0');  // one more than allowed: enough to refuse it
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (in.bad() || (in.fail() && !in.eof()))
     throw Error(ErrorKind::resource, "the registry file cannot be read").at(quote(file.string()));
-  add_text(text.str(), file.string(), tier);
+  text.resize(static_cast<std::size_t>(in.gcount()));
+  add_text(text, file.string(), tier);
 }
 
 void Registry::Builder::add_text(std::string_view yaml, const std::string& file_name, Tier tier) {
@@ -166,11 +200,7 @@ Registry Registry::Builder::build() {
                                rule.device == other.device &&
                                rule.match.has_value() == other.match.has_value() &&
                                (!rule.match || rule.match->text() == other.match->text());
-      const bool same_method =
-          std::any_of(rule.methods.begin(), rule.methods.end(), [&](const std::string& m) {
-            return std::find(other.methods.begin(), other.methods.end(), m) != other.methods.end();
-          });
-      if (same_target && same_method)
+      if (same_target && share_method(rule, other))
         throw Error(ErrorKind::plugin, "two rules of one file decide about the same modules: " +
                                            other.origin.text() + " and " + rule.origin.text())
             .hint("remove one of them");
@@ -184,8 +214,9 @@ Registry Registry::Builder::build() {
         throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at))
             .at(start.origin.text());
       const auto next = std::find_if(
-          registry_.rules_.begin(), registry_.rules_.end(),
-          [&](const Rule& rule) { return rule.module_class == at && !rule.replacement.empty(); });
+          registry_.rules_.begin(), registry_.rules_.end(), [&](const Rule& rule) {
+            return rule.module_class == at && !rule.replacement.empty() && share_method(rule, start);
+          });
       at = next == registry_.rules_.end() ? "" : next->replacement;
     }
   }

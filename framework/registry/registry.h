@@ -83,6 +83,9 @@ class GRAFT_API Registry {
   /// The skip list for a model: that of the rules and that of its settings.
   SkipNames skip_names(const std::vector<std::string>& settings) const;
   const std::vector<Rule>& rules() const { return rules_; }
+  /// Patterns of rules that a user wrote and that match no module of any class, as
+  /// "file:line: ...". `paths` are those of a model.
+  std::vector<std::string> unmatched_rules(const std::vector<std::string>& paths) const;
   const std::vector<ClaimRow>& claims() const { return claims_; }
   const std::map<std::string, std::string>& aliases() const { return aliases_; }
   const std::vector<std::string>& skips() const { return skips_; }

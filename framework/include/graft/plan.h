@@ -56,6 +56,7 @@ struct PlanEntry {
   std::string settings;     ///< one line: "4 bit g128 sym"
   std::string kernel;
   std::string source_path;  ///< how the checkpoint spells the module; empty: as spec.path
+  bool unsupported = false;  ///< kept although claimed: no plugin supports it, see reason
   std::vector<PlannedTensor> tensors;
   std::vector<nn::TensorPart> parts;  ///< restructure: where the new tensors' values are
   std::uint64_t bytes_before = 0;     ///< dense, in the plan's dtype
@@ -81,9 +82,14 @@ struct GRAFT_API Plan {
   std::vector<std::string> unexpected;  ///< tensors of the checkpoint that nothing takes
   std::vector<UnloadedTensor> unloaded;  ///< of the checkpoint, known and not needed: towers
   std::vector<std::string> detected;    ///< what the tensors themselves say, once they were read
+  std::vector<std::string> unmatched;   ///< patterns that matched no module: skip lists, rules
   std::vector<std::string> notes;       ///< what is odd but harmless, for people
   std::vector<std::string> doubts;      ///< warnings that `strict` makes errors of
   std::string refusal;  ///< what contradicts the settings in the tensors; empty: nothing was found
+  std::uint64_t bytes_in_checkpoint = 0;  ///< of all its tensors; 0 without one
+  /// Of tensors that no entry takes: those not loaded, the unexpected ones, copies of tied ones.
+  /// Always bytes_taken() + bytes_unused == bytes_in_checkpoint.
+  std::uint64_t bytes_unused = 0;
 
   std::size_t count(Action action) const;
   std::uint64_t bytes_before() const;
@@ -93,8 +99,8 @@ struct GRAFT_API Plan {
   /// Bytes of the checkpoint that entries take.
   std::uint64_t bytes_taken() const;
 
-  /// Throws Error(model) listing what is missing, mismatched or contradictory; under `strict` also Error(coverage)
-  /// for what is unexpected or doubtful.
+  /// Throws Error(model) listing what is missing, mismatched or contradictory; under `strict` also
+  /// Error(coverage) for what is unexpected, unmatched, doubtful or left dense for want of support.
   void check(bool strict) const;
   /// Stable keys, docs/cli.md.
   Value to_value() const;

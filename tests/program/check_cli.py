@@ -1,0 +1,191 @@
+"""The program's border to people and scripts: check_cli.py GRAFT GOLDEN TEST_PLUGINS."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+graft, golden, plugins = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+dense, nf4 = golden / "vectors/tiny_llama_dense_fp16", golden / "vectors/tiny_llama_bnb_nf4_dq"
+environment = {**os.environ, "HF_HOME": "/nowhere"}
+environment.pop("GRAFT_PLUGIN_PATH", None)
+checks = 0
+
+
+def run(*arguments, code=0, says=(), out=()):
+    """Runs graft, compares its exit code, and looks for texts on stderr and stdout."""
+    global checks
+    done = subprocess.run([graft, *map(str, arguments)], capture_output=True, text=True,
+                          env=environment, timeout=60)
+    what = f"graft {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"exit code {done.returncode}, expected {code}: {what}"
+    for text in (says,) if isinstance(says, str) else says:
+        assert text in done.stderr, f"stderr lacks {text!r}: {what}"
+    for text in (out,) if isinstance(out, str) else out:
+        assert text in done.stdout, f"stdout lacks {text!r}: {what}"
+    if code:
+        assert "terminate called" not in done.stderr and "Traceback" not in done.stderr, what
+    checks += 1
+    return done
+
+
+def as_json(*arguments, **expectations):
+    """One JSON document on stdout and nothing else there."""
+    return json.loads(run(*arguments, "--json", **expectations).stdout)
+
+
+with tempfile.TemporaryDirectory() as name:
+    temporary = pathlib.Path(name)
+    rows = ["--plugin-path", plugins / "good"]
+
+    # 1: usage
+    run(code=1)
+    run("nonsense", code=1)
+    run("plan", code=1, says="MODEL is required")
+    run("plan", dense, "--nonsense", code=1)
+    run("plan", "nowhere", code=1, says="no such model folder; give a folder with config.json")
+    run("plan", "org/name", code=1, says="run `hf download org/name` first")
+    run("plan", dense, "--dtype", "int9", code=1,
+        says="unknown --dtype: expected float32, bfloat16 or float16, found 'int9'")
+    run("plan", dense, "--device", "toaster", code=1, says="unknown --device")
+    run("plan", dense, "--method", "rows8", code=1,
+        says="unknown --method: expected one of ")
+    run("plan", dense, "--most-columns", "4", *rows, code=1, says="--most-columns needs --method")
+    run("plan", dense, "--method", "rows8", "--most-columns", "x", *rows, code=1,
+        says="--most-columns: wrong value: expected an integer, found 'x'")
+    run("quantize", dense, temporary / "o", code=1, says="--method is missing")
+    run("quantize", nf4, temporary / "o", "--method", "bitsandbytes", code=1,
+        says="the model is quantized already")
+    run("quantize", dense, dense / "sub", "--method", "rows8", *rows, code=1,
+        says="output and input lie in each other")
+    assert not (temporary / "o").exists() and not (dense / "sub").exists()
+
+    # 2: a model is invalid
+    broken = temporary / "broken"
+    shutil.copytree(dense, broken)
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[:-1])
+    run("plan", broken, code=2, says=["model.safetensors: the file is cut short", "download it again"])
+    (broken / "model.safetensors").write_bytes(b"<!DOCTYPE html>" + weights)
+    run("forward", broken, "--input", dense / "reference.safetensors", "--output", temporary / "x",
+        code=2, says="this looks like HTML")
+    assert not (temporary / "x").exists()
+    (broken / "model.safetensors").write_bytes(weights)
+    (broken / "config.json").write_text('{"model_type": "unheard"}')
+    run("plan", broken, code=2, says="no model of this build has the model_type 'unheard'")
+    (broken / "config.json").write_text("{\n,}")
+    run("plan", broken, code=2, says="config.json: line 2")
+
+    # 3: plugins and the registry
+    config = json.loads((dense / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbits"}
+    (broken / "config.json").write_text(json.dumps(config))
+    run("plan", broken, code=3, says=["no plugin claims the quantization method 'bitsandbits'",
+                                      "did you mean 'bitsandbytes'?"])
+    rules = temporary / "rules.yaml"
+    rules.write_text("graft: 1\npatches:\n  - {class: A, methods: [], keep: x}\n")
+    run("plan", dense, "--registry", rules, code=3, says="rules.yaml:3:5: a patch needs methods")
+    run("registry", "check", out="no mistakes")
+    rules.write_text("graft: 1\npatches:\n  - {class: A, methods: '*', replacement: B}\n")
+    run("registry", "check", "--registry", rules, code=3,
+        out="rules.yaml:3: nobody here builds the replacement 'B' for the class 'A'")
+    rules.write_text("graft: 1\npatchs: []\n")
+    run("registry", "check", "--registry", rules, code=3,
+        out="rules.yaml:2:1: unknown key 'patchs'; did you mean 'patches'?")
+    run("registry", "list", "--registry", rules, "--strict", code=3, says="unknown key 'patchs'")
+    run("plan", dense, "--registry", temporary / "absent", code=3, says="no such registry file")
+
+    # the verdicts on plugins
+    listed = as_json("plugins", "list", "--plugin-path", plugins / "null_entry", *rows)
+    verdicts = {pathlib.Path(row["file"]).name: row for row in listed}
+    assert verdicts["libgraft_test_good.so"]["loaded"]
+    assert verdicts["libgraft_bnb.so"]["loaded"]
+    refused = verdicts["libgraft_test_null_entry.so"]
+    assert not refused["loaded"] and "its entry returned nothing" in refused["reason"]
+    assert refused["id"] == "org.graft.test.null_entry"
+    run("plugins", "--plugin-path", plugins / "no_stamp",
+        out=["refused", "no graft stamp, so not a graft plugin"])
+    good = plugins / "good/libgraft_test_good.so"
+    inspected = as_json("plugins", "inspect", good)
+    assert inspected["loaded"] and inspected["claims"][0]["method"] == "rows8"
+    run("plugins", "inspect", good, out=["org.graft.test.good 1.0.0  ABI 1.0  torch 2.",
+                                         "claims Linear of rows8 on cpu, priority 0"])
+    bad = plugins / "throwing_init/libgraft_test_throwing_init.so"
+    run("plugins", "inspect", bad, code=3, out="org.graft.test.throwing_init 1.2.3",
+        says="its init failed (a defect): 'no operators today'")
+    run("plugins", "inspect", plugins / "no_stamp/libgraft_test_no_stamp.so", code=3,
+        says="no graft stamp")
+    run("plugins", "inspect", temporary / "absent.so", code=4, says="No such file or directory")
+    run("plan", dense, "--plugin", bad, says="error: plugins: ")
+    run("plan", dense, "--plugin", bad, "--strict", code=3, says="its init failed")
+    run("doctor", "--plugin", bad, out=["torch     ok", "!", "its init failed"])
+
+    # who wins, and the losers with file and line
+    rules.write_text("graft: 1\npatches:\n"
+                     "  - {class: Linear, methods: '*', match: '*.up_proj', keep: mine}\n"
+                     "  - {class: Linear, methods: [rows8], keep: all}\n")
+    path = "model.layers.0.mlp.up_proj"
+    run("registry", "explain", dense, path, "--method", "rows8", "--registry", rules, *rows,
+        out=[f"{path}, a Linear, under rows8: kept dense", "because mine (", "rules.yaml:3)",
+             "rules.yaml:4: less specific than ", "org.graft.test.good: ", "keeps the module dense"])
+    explained = as_json("registry", "explain", dense, "lm_head", "--method", "rows8", *rows)
+    assert re.search(r"output head \(.*defaults\.yaml:4\)", explained["reason"]), explained
+    won = as_json("registry", "explain", nf4, path)
+    assert won["decision"] == "built by org.graft.bnb", won
+    run("registry", "explain", dense, "model.layers.0.mlp.up", "--method", "rows8", *rows, code=1,
+        says="'model.layers.0.mlp.up_proj'?")
+    run("registry", "explain", dense, path, code=1, says="add --method")
+
+    # 4: resources
+    run("plan", dense, "--log", "/nowhere/x.log", code=4, says="the log file cannot be written")
+    run("quantize", dense, temporary / ("n" * 300), "--method", "rows8", *rows, code=4,
+        says="File name too long")
+
+    # 6: coverage under --strict
+    run("plan", dense, "--method", "rows8", "--most-columns", "64", *rows)
+    run("plan", dense, "--method", "rows8", "--most-columns", "64", "--strict", *rows, code=6,
+        says="2 module(s) stay dense: 'model.layers.0.mlp.down_proj'")
+
+    # --json is alone on stdout, -q leaves errors only, messages go to stderr and the log
+    plan = as_json("plan", dense, "--method", "rows8", *rows)
+    assert sum(m["action"] == "quantize" for m in plan["modules"]) == 14
+    assert plan["bytes_in_checkpoint"] > 0 and plan["bytes_unused"] == 0
+    shutil.copytree(dense, temporary / "fewer")
+    config.pop("quantization_config")
+    config["num_hidden_layers"] = 1
+    (temporary / "fewer/config.json").write_text(json.dumps(config))
+    target = ["quantize", temporary / "fewer", temporary / "out", "--method", "rows8", "--overwrite", *rows]
+    log = temporary / "log"
+    loud = run(*target, "--log", log, says="warning: plan: ")
+    assert "warning plan: " in log.read_text()
+    assert run(*target, "-q").stderr == ""
+    quantized = as_json(*target)
+    assert quantized["quantized"] == 7 and quantized["output"] == str(temporary / "out")
+    for line in run(*target).stderr.splitlines():
+        assert "\x1b" not in line and "\r" not in line, line
+    as_json("inspect", temporary / "out", *rows)
+    as_json("verify", temporary / "out", *rows)
+    as_json("doctor")
+    as_json("registry", "list")
+
+    # a plan reads headers only
+    if shutil.which("strace"):
+        large = temporary / "large"
+        shutil.copytree(dense, large)
+        trace = temporary / "trace"
+        probe = subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=read,pread64,mmap", "-y",
+                                graft, "plan", large, "--method", "bitsandbytes"],
+                               capture_output=True, text=True, env=environment)
+        if probe.returncode == 0:
+            touched = [line for line in trace.read_text().splitlines() if "model.safetensors" in line]
+            read = sum(int(line.rsplit("= ", 1)[1].split()[0]) for line in touched)
+            header = int.from_bytes(weights[:8], "little") + 8
+            assert touched and not any("mmap" in line for line in touched), touched
+            assert read <= header + 64 + 8, f"{read} bytes read, the header has {header}"
+            print(f"plan read {read} bytes of {len(weights)}, of which the header is {header}")
+            checks += 1
+
+print(checks, "checks")
