@@ -1,8 +1,9 @@
 # graft_add_kernels(<target> file...): a static library of torch-free kernels, position independent
-# and hidden wherever it is linked. The instruction set goes by file name, <name>_avx2.cpp and
-# <name>_avx512.cpp; those files are left out on other processors. No file contracts to fused
-# multiply-adds by itself, so that every level rounds alike. AVX files hold raw-pointer code only: an
-# inline function of a library header compiled there would leak to CPUs without the instructions.
+# and hidden wherever it is linked. The instruction set goes by file name, <name>_avx2.cpp,
+# <name>_avx512.cpp and <name>_avx512bf16.cpp; those files are left out on other processors. No file
+# contracts to fused multiply-adds by itself, so that every level rounds alike. AVX files hold
+# raw-pointer code only: an inline function of a library header compiled there would leak to CPUs
+# without the instructions.
 include_guard(GLOBAL)
 
 set(GRAFT_AVX2_FLAGS -mavx2 -mfma -mf16c)
@@ -10,13 +11,14 @@ set(GRAFT_AVX512_FLAGS ${GRAFT_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx
                        -mavx512vnni
                        # GCC 12 warns of its own _mm512_undefined_ps (bug 105593).
                        -Wno-maybe-uninitialized -Wno-uninitialized)
+set(GRAFT_AVX512BF16_FLAGS ${GRAFT_AVX512_FLAGS} -mavx512bf16)
 
 function(graft_add_kernels target)
   set(sources)
   foreach(file IN LISTS ARGN)
     set(flags -ffp-contract=off)
-    if(file MATCHES "_avx(2|512)\\.cpp$")
-      set(level ${CMAKE_MATCH_1})
+    if(file MATCHES "_avx(2|512|512bf16)\\.cpp$")
+      string(TOUPPER ${CMAKE_MATCH_1} level)
       if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
         continue()
       endif()

@@ -1,0 +1,89 @@
+#include "kernels/panels.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace graft::kernels {
+namespace {
+
+/// One step: 8 inputs x 16 outputs of bytes to 64 or 128 bytes.
+void pack_step(PanelKind kind, const std::uint8_t* in, std::uint8_t* out) {
+  for (std::int64_t j = 0; j < kPanelWidth; ++j)
+    for (std::int64_t i = 0; i < 4; ++i) {
+      const std::uint8_t first = in[i * kPanelWidth + j];
+      const std::uint8_t second = in[(i + 4) * kPanelWidth + j];
+      if (kind == PanelKind::int8) {
+        out[4 * j + i] = first;
+        out[64 + 4 * j + i] = second;
+      } else {
+        out[4 * j + i] = static_cast<std::uint8_t>((first & 15U) | (second & 15U) << 4);
+      }
+    }
+}
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+PanelShape panel_shape(PanelKind kind, std::int64_t n, std::int64_t k, std::int64_t group) {
+  PanelShape shape;
+  shape.kind = kind;
+  shape.n = n;
+  shape.k = k;
+  shape.group = std::min(group, k);
+  shape.panels = divide_up(n, kPanelWidth);
+  shape.groups = divide_up(k, shape.group);
+  const std::int64_t whole = shape.groups - 1;
+  shape.steps_of_group = divide_up(shape.group, kStep);
+  shape.steps_of_last_group = divide_up(k - whole * shape.group, kStep);
+  shape.steps = whole * shape.steps_of_group + shape.steps_of_last_group;
+  shape.blocks = whole * divide_up(shape.steps_of_group, kBlockSteps) +
+                 divide_up(shape.steps_of_last_group, kBlockSteps);
+  shape.step_bytes = kind == PanelKind::int8 ? 128 : 64;
+  shape.panel_bytes = shape.steps * shape.step_bytes;
+  shape.code_bytes = shape.panels * shape.panel_bytes;
+  shape.scale_count = shape.panels * shape.groups * kPanelWidth;
+  shape.zero_bytes = kind == PanelKind::table4 ? 0
+                     : kind == PanelKind::int8 ? 2 * shape.scale_count
+                                               : shape.scale_count;
+  return shape;
+}
+
+void pack_panels(const PanelShape& shape, const CodeSource& source, std::int64_t first,
+                 std::int64_t last, std::uint8_t* codes) {
+  constexpr std::int64_t kRun = 128;  // inputs that are read at a time
+  std::uint8_t wide[kRun * kPanelWidth];
+  for (std::int64_t panel = first; panel < last; ++panel) {
+    std::uint8_t* out = codes + panel * shape.panel_bytes;
+    const std::int64_t width = std::min(kPanelWidth, shape.n - panel * kPanelWidth);
+    for (std::int64_t begin = 0; begin < shape.k; begin += shape.group) {
+      const std::int64_t end = std::min(begin + shape.group, shape.k);
+      for (std::int64_t k = begin; k < end; k += kRun) {
+        const std::int64_t count = std::min(kRun, end - k);
+        const std::int64_t steps = (count + kStep - 1) / kStep;
+        source.read(source.self, panel, k, count, wide);
+        if (width < kPanelWidth)
+          for (std::int64_t i = 0; i < count; ++i)
+            std::memset(wide + i * kPanelWidth + width, 0,
+                        static_cast<std::size_t>(kPanelWidth - width));
+        std::memset(wide + count * kPanelWidth, 0,
+                    static_cast<std::size_t>((steps * kStep - count) * kPanelWidth));
+        for (std::int64_t s = 0; s < steps; ++s, out += shape.step_bytes)
+          pack_step(shape.kind, wide + s * kStep * kPanelWidth, out);
+      }
+    }
+  }
+}
+
+std::uint8_t code_at(const PanelShape& shape, const std::uint8_t* codes, std::int64_t n,
+                     std::int64_t k) {
+  const std::int64_t within = k % shape.group;
+  const std::int64_t step = k / shape.group * shape.steps_of_group + within / kStep;
+  const std::int64_t i = within % kStep, j = n % kPanelWidth;
+  const std::uint8_t* line =
+      codes + n / kPanelWidth * shape.panel_bytes + step * shape.step_bytes;
+  if (shape.kind == PanelKind::int8) return line[i / 4 * 64 + 4 * j + i % 4];
+  return static_cast<std::uint8_t>(line[4 * j + i % 4] >> (i / 4 * 4) & 15);
+}
+
+}  // namespace graft::kernels
