@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <new>
 
+#include "kernels/scratch.h"
 #include "kernels/slab.h"
 #include "kernels/tiles.h"
 
@@ -56,41 +56,15 @@ struct Sizes {
   std::int64_t values, scales, sums, total;
 };
 
-std::int64_t round_up(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
 Sizes sizes_of(const PanelShape& shape, Act act, std::int64_t m) {
   Sizes sizes{};
-  sizes.values = round_up(m * row_bytes(shape, act));
-  sizes.scales = round_up(m * shape.blocks * 4);
+  sizes.values = round_up_64(m * row_bytes(shape, act));
+  sizes.scales = round_up_64(m * shape.blocks * 4);
   const bool integer = act == Act::a15 || act == Act::a8;
-  sizes.sums = integer ? round_up(m * shape.blocks * 8) : 0;
+  sizes.sums = integer ? round_up_64(m * shape.blocks * 8) : 0;
   sizes.total = sizes.values + sizes.scales + sizes.sums;
   return sizes;
 }
-
-/// Memory of the calling thread that only grows.
-struct FreeAligned {
-  void operator()(std::byte* memory) const {
-    ::operator delete[](memory, std::align_val_t(64));
-  }
-};
-class Scratch {
- public:
-  std::byte* at_least(std::int64_t bytes) {
-    if (bytes > size_) {
-      memory_.reset();
-      size_ = 0;
-      memory_.reset(static_cast<std::byte*>(
-          ::operator new[](static_cast<std::size_t>(bytes), std::align_val_t(64))));
-      size_ = bytes;
-    }
-    return memory_.get();
-  }
-
- private:
-  std::unique_ptr<std::byte, FreeAligned> memory_;
-  std::int64_t size_ = 0;
-};
 
 Job make_job(CpuLevel level, const LinearArgs& args, std::int64_t threads) {
   Job job{};
@@ -132,7 +106,7 @@ void place_rows(Job& job, std::byte* memory, std::int64_t m) {
   job.rows.float_sums = job.rows.scales;
 }
 
-std::int64_t scratch_bytes(const PanelShape& shape) { return round_up(shape.steps * kStep * 4); }
+std::int64_t scratch_bytes(const PanelShape& shape) { return round_up_64(shape.steps * kStep * 4); }
 
 std::int64_t element_bytes(ElementType type) { return type == ElementType::f32 ? 4 : 2; }
 
@@ -238,7 +212,7 @@ bool run_staged(Job& job, const LinearArgs& args, const graft_pool& pool) {
   const std::int64_t chunks =
       (shape.panels + job.panels_of_chunk - 1) / job.panels_of_chunk;
   const std::int64_t stride = job.panels_of_chunk * kPanelWidth;
-  const std::int64_t head = round_up(sizeof(Job));
+  const std::int64_t head = round_up_64(sizeof(Job));
   const Sizes sizes = sizes_of(shape, job.act, args.m);
   void* staged = pool.open_staged(
       static_cast<std::uint64_t>(head + sizes.total + scratch_bytes(shape)), chunks,

@@ -8,17 +8,11 @@ namespace {
 
 using AliasedInt = int __attribute__((may_alias));
 
-__m512bh as_bf16(__m512i v) {
-  __m512bh out;
-  __builtin_memcpy(&out, &v, sizeof(out));
-  return out;
-}
+constexpr std::int64_t kAhead = 2048;  // bytes of a panel that are fetched in advance
 
-__m512i as_integers(__m512bh v) {
-  __m512i out;
-  __builtin_memcpy(&out, &v, sizeof(out));
-  return out;
-}
+__m512bh as_bf16(__m512i v) { return (__m512bh)v; }
+
+__m512i as_integers(__m512bh v) { return (__m512i)v; }
 
 __m512bh broadcast(const std::uint8_t* bytes) {
   return as_bf16(_mm512_set1_epi32(*reinterpret_cast<const AliasedInt*>(bytes)));
@@ -52,7 +46,11 @@ void bf16_tile(const TileArgs& args) {
           for (int i = 0; i < split; ++i) sums[r][p][i] = _mm512_setzero_ps();
       for (std::int64_t s = 0; s < steps; ++s, line += 64, x += rows * 16) {
         __m512i v[panels];
-        for (int p = 0; p < panels; ++p) v[p] = _mm512_load_si512(line + p * panel_bytes);
+        for (int p = 0; p < panels; ++p) {
+          v[p] = _mm512_load_si512(line + p * panel_bytes);
+          _mm_prefetch(reinterpret_cast<const char*>(line + p * panel_bytes + kAhead),
+                       _MM_HINT_T0);
+        }
 #pragma GCC unroll 4
         for (int t = 0; t < 4; ++t) {
           __m512bh w[panels];
