@@ -2,19 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "kernels/cpu_level.h"
 
 namespace graft::bnb {
 namespace {
-
-/// Codes by rising value, and the borders between them: a value takes the code whose number is that
-/// of the borders strictly below it, so a tie goes down.
-struct Thresholds {
-  std::array<std::uint8_t, 16> codes;
-  std::array<float, 15> borders;
-};
 
 Thresholds make_thresholds(QuantType type) {
   Thresholds out{};
@@ -26,12 +20,6 @@ Thresholds make_thresholds(QuantType type) {
   for (std::size_t i = 0; i < 15; ++i)
     out.borders[i] = (table[out.codes[i]] + table[out.codes[i + 1]]) / 2.0F;
   return out;
-}
-
-const Thresholds& thresholds(QuantType type) {
-  static const Thresholds kNf4 = make_thresholds(QuantType::nf4);
-  static const Thresholds kFp4 = make_thresholds(QuantType::fp4);
-  return type == QuantType::nf4 ? kNf4 : kFp4;
 }
 
 std::uint8_t code_of(float scaled, const Thresholds& t) {
@@ -60,7 +48,50 @@ const std::vector<std::uint8_t>& nested_lookup() {
 
 constexpr std::int64_t kNestedBlock = 256;
 
+/// Elements [begin, end) as float32.
+void widen(const void* x, kernels::ElementType element, std::int64_t begin, std::int64_t end,
+           float* out) {
+  for (std::int64_t i = begin; i < end; ++i) {
+    if (element == kernels::ElementType::f32) {
+      *out++ = static_cast<const float*>(x)[i];
+      continue;
+    }
+    const std::uint16_t half = static_cast<const std::uint16_t*>(x)[i];
+    if (element == kernels::ElementType::f16) {
+      _Float16 value;
+      std::memcpy(&value, &half, 2);
+      *out++ = static_cast<float>(value);
+    } else {
+      const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
+      std::memcpy(out++, &bits, 4);
+    }
+  }
+}
+
+/// Block after block through the oracle. False for values that are not finite.
+bool quantize_slowly(const void* x, kernels::ElementType element, std::int64_t count,
+                     std::int64_t blocksize, QuantType type, std::int64_t first, std::int64_t last,
+                     std::uint8_t* packed, float* absmax) {
+  std::array<float, 4096> wide;
+  for (std::int64_t block = first; block < last; ++block) {
+    const std::int64_t begin = block * blocksize, end = std::min(begin + blocksize, count);
+    widen(x, element, begin, end, wide.data());
+    if (!std::all_of(wide.data(), wide.data() + (end - begin),
+                     [](float value) { return std::isfinite(value); }))
+      return false;
+    quantize_blocks(wide.data(), end - begin, blocksize, type, 0, 1, packed + begin / 2,
+                    absmax + block);
+  }
+  return true;
+}
+
 }  // namespace
+
+const Thresholds& thresholds(QuantType type) {
+  static const Thresholds kNf4 = make_thresholds(QuantType::nf4);
+  static const Thresholds kFp4 = make_thresholds(QuantType::fp4);
+  return type == QuantType::nf4 ? kNf4 : kFp4;
+}
 
 void quantize_blocks(const float* x, std::int64_t count, std::int64_t blocksize, QuantType type,
                      std::int64_t first, std::int64_t last, std::uint8_t* packed, float* absmax) {
@@ -83,6 +114,35 @@ void quantize_blocks(const float* x, std::int64_t count, std::int64_t blocksize,
       packed[i / 2] = static_cast<std::uint8_t>(code(i) << 4 | low);
     }
   }
+}
+
+bool quantize_elements_at(kernels::CpuLevel level, const void* x, kernels::ElementType element,
+                          std::int64_t count, std::int64_t blocksize, QuantType type,
+                          std::int64_t first, std::int64_t last, std::uint8_t* packed,
+                          float* absmax) {
+#if defined(__x86_64__)
+  if (level >= kernels::CpuLevel::avx2) {
+    const std::int64_t whole = std::max(first, std::min(last, count / blocksize));
+    const std::int64_t bytes = element == kernels::ElementType::f32 ? 4 : 2;
+    const auto run = level == kernels::CpuLevel::avx2 ? &quantize_blocks_avx2
+                                                      : &quantize_blocks_avx512;
+    const std::uint32_t most = run(static_cast<const char*>(x) + first * blocksize * bytes, element,
+                                   blocksize, thresholds(type), whole - first,
+                                   packed + first * blocksize / 2, absmax + first);
+    if (most >= 0x7F800000U) return false;
+    first = whole;
+  }
+#else
+  (void)level;
+#endif
+  return quantize_slowly(x, element, count, blocksize, type, first, last, packed, absmax);
+}
+
+bool quantize_elements(const void* x, kernels::ElementType element, std::int64_t count,
+                       std::int64_t blocksize, QuantType type, std::int64_t first,
+                       std::int64_t last, std::uint8_t* packed, float* absmax) {
+  return quantize_elements_at(kernels::cpu_level(), x, element, count, blocksize, type, first, last,
+                              packed, absmax);
 }
 
 void quantize_nested(const float* centred, std::int64_t count, std::uint8_t* codes,
