@@ -37,6 +37,11 @@ void add_globals(CLI::App& app, Globals& globals) {
   app.add_flag("--json", globals.json, "One JSON document on stdout, nothing else there");
   app.add_option("--threads", globals.threads, "Threads to compute with")
       ->check(CLI::PositiveNumber);
+  app.add_option("--act", globals.activations,
+                 "What quantized layers compute with: auto (float32 stays float32, 16-bit "
+                 "activations become 15-bit integers), a15, a8 (fastest, least exact), bf16, f32")
+      ->check(CLI::IsMember({"auto", "a15", "a8", "bf16", "f32"}))
+      ->capture_default_str();
   app.add_option("--device", globals.device, "cpu")->capture_default_str();
   app.add_option("--plugin", globals.plugin_files, "Load this plugin file too");
   app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too");
@@ -77,6 +82,7 @@ int run(int argc, char** argv) {
   const auto asked_for = [&](std::string_view verb) {
     return std::any_of(argv + 1, argv + argc, [&](const char* word) { return word == verb; });
   };
+  add_bench(app, program);
   add_convert(app, program, asked_for("convert"));
   add_dequantize(app, program);
   add_doctor(app, program);

@@ -8,6 +8,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "graft/activations.h"
 #include "graft/tensors.h"
 
 namespace graft::cli {
@@ -16,6 +17,7 @@ namespace fs = std::filesystem;
 void Program::configure() {
   terminal.configure(globals.quiet, globals.verbose, globals.log_file);
   if (globals.threads > 0) at::set_num_threads(globals.threads);
+  set_activation_mode(parse_activation_mode(globals.activations));
 }
 
 Host& Program::host() {

@@ -18,7 +18,7 @@ struct Globals {
   bool json = false, quiet = false, strict = false, allow_insecure = false;
   int verbose = 0, threads = 0;
   bool allow_nonfinite = false;
-  std::string device = "cpu", log_file, trust;
+  std::string device = "cpu", log_file, trust, activations = "auto";
   std::vector<std::string> plugin_files, plugin_paths, registry_files;
 };
 
@@ -28,7 +28,7 @@ class Program {
   Globals globals;
   Terminal terminal;
 
-  /// Carries the globals out: terminal, threads.
+  /// Carries the globals out: terminal, threads, activations. Throws Error(usage).
   void configure();
   /// Made on first use, from the globals.
   Host& host();
@@ -94,6 +94,8 @@ std::string seconds(double value);
 std::string read_text_file(const std::filesystem::path& file);
 
 // One function a verb, in the file of that name: declares its arguments and what runs.
+void add_bench(CLI::App& app, Program& program);
+void add_bench_kernels(CLI::App& bench, Program& program);
 void add_convert(CLI::App& app, Program& program, bool with_formats);
 void add_dequantize(CLI::App& app, Program& program);
 void add_doctor(CLI::App& app, Program& program);

@@ -75,6 +75,44 @@ void pack_panels(const PanelShape& shape, const CodeSource& source, std::int64_t
   }
 }
 
+void pack_words(const PanelShape& shape, const WordSource& source, std::int64_t first,
+                std::int64_t last, std::uint8_t* codes) {
+  constexpr std::int64_t kRun = 64;  // steps that are read at a time
+  std::uint32_t words[kRun * kPanelWidth];
+  // Four nibbles to the low nibbles of four bytes.
+  const auto spread = [](std::uint32_t nibbles) {
+    const std::uint32_t bytes = (nibbles | nibbles << 8) & 0x00FF00FFU;
+    return (bytes | bytes << 4) & 0x0F0F0F0FU;
+  };
+  for (std::int64_t panel = first; panel < last; ++panel) {
+    std::uint8_t* out = codes + panel * shape.panel_bytes;
+    const std::int64_t width = std::min(kPanelWidth, shape.n - panel * kPanelWidth);
+    for (std::int64_t step = 0; step < shape.steps; step += kRun) {
+      const std::int64_t count = std::min(kRun, shape.steps - step);
+      source.read(source.self, panel, step, count, words);
+      if (width < kPanelWidth)
+        for (std::int64_t s = 0; s < count; ++s)
+          std::fill(words + s * kPanelWidth + width, words + (s + 1) * kPanelWidth, 0U);
+      for (std::int64_t i = 0; i < count * kPanelWidth; ++i)
+        words[i] = spread(words[i] & 0xFFFFU) | spread(words[i] >> 16) << 4;
+      std::memcpy(out, words, static_cast<std::size_t>(count * 64));
+      out += count * 64;
+    }
+  }
+}
+
+void unpack_words(const PanelShape& shape, const std::uint8_t* codes, std::int64_t panel,
+                  std::int64_t first, std::int64_t count, std::uint32_t* words) {
+  std::memcpy(words, codes + panel * shape.panel_bytes + first * 64,
+              static_cast<std::size_t>(count * 64));
+  const auto gather = [](std::uint32_t nibbles) {
+    const std::uint32_t bytes = (nibbles | nibbles >> 4) & 0x00FF00FFU;
+    return (bytes | bytes >> 8) & 0xFFFFU;
+  };
+  for (std::int64_t i = 0; i < count * kPanelWidth; ++i)
+    words[i] = gather(words[i] & 0x0F0F0F0FU) | gather(words[i] >> 4 & 0x0F0F0F0FU) << 16;
+}
+
 std::uint8_t code_at(const PanelShape& shape, const std::uint8_t* codes, std::int64_t n,
                      std::int64_t k) {
   const std::int64_t within = k % shape.group;

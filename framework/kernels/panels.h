@@ -73,6 +73,24 @@ struct CodeSource {
 void pack_panels(const PanelShape& shape, const CodeSource& source, std::int64_t first,
                  std::int64_t last, std::uint8_t* codes);
 
+/// Words of 4-bit codes: `read` fills words[s * 16 + j] with the codes of inputs 8 * (first + s) to
+/// 8 * (first + s) + 7 and output 16 * panel + j, the first in the lowest bits, for s in [0, count);
+/// outputs beyond n need no value. [any-thread]
+struct WordSource {
+  void (*read)(const void* self, std::int64_t panel, std::int64_t first, std::int64_t count,
+               std::uint32_t* words);
+  const void* self;
+};
+
+/// Packs 4-bit panels [first, last) from whole words: the group, or k with one group, is a multiple
+/// of 8. Several times as fast as pack_panels. Any thread; nothing is allocated.
+void pack_words(const PanelShape& shape, const WordSource& source, std::int64_t first,
+                std::int64_t last, std::uint8_t* codes);
+
+/// The words of steps [first, first + count) of one panel again: words[s * 16 + j].
+void unpack_words(const PanelShape& shape, const std::uint8_t* codes, std::int64_t panel,
+                  std::int64_t first, std::int64_t count, std::uint32_t* words);
+
 /// The code of packed input `k` and output `n`, for tests and for saving.
 std::uint8_t code_at(const PanelShape& shape, const std::uint8_t* codes, std::int64_t n,
                      std::int64_t k);

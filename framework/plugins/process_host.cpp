@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "graft/plugins.h"
+#include "graft/activations.h"
 #include "graft/pool.h"
 
 namespace graft {
@@ -62,7 +63,10 @@ int32_t progress(void*, const char* stage, uint64_t done, uint64_t total) noexce
 }
 
 const void* query(void*, const char* interface_id) noexcept {
-  return interface_id && std::string_view(interface_id) == GRAFT_POOL_INTERFACE ? &pool() : nullptr;
+  const std::string_view id = interface_id ? interface_id : "";
+  if (id == GRAFT_POOL_INTERFACE) return &pool();
+  if (id == GRAFT_ACTIVATIONS_INTERFACE) return &activations();
+  return nullptr;
 }
 
 constexpr graft_host kHost{sizeof(graft_host), GRAFT_VERSION, nullptr, &log, &progress, &query};

@@ -6,7 +6,10 @@
 
 #include <algorithm>
 
+#include "four_bit_panels.h"
+#include "graft/activations.h"
 #include "graft/error.h"
+#include "graft/pool.h"
 #include "kernels/four_bit.h"
 
 namespace graft::bnb {
@@ -29,6 +32,10 @@ Linear4bit::Linear4bit(const ModuleSpec& spec, at::ScalarType compute_dtype)
   own("bias", bias, spec.bias ? at::empty({out_features_}, meta.dtype(spec.dtype)) : at::Tensor());
 }
 
+Linear4bit::~Linear4bit() {
+  if (panels_.defined()) pool().drain();
+}
+
 void Linear4bit::fill(const Tensors& tensors) {
   Tensors stored;
   for (const auto& [name, tensor] : tensors)
@@ -43,28 +50,66 @@ void Linear4bit::fill(QuantizedWeight quantized, const at::Tensor& given_bias) {
 }
 
 void Linear4bit::take(Tensors stored, QuantState state, const at::Tensor& given_bias) {
-  const auto bytes = stored.at("weight").contiguous().view({-1}).view(at::kByte).view({-1, 1});
+  const auto& packed = stored.at("weight");
+  const auto bytes = packed.contiguous().view({-1}).view(at::kByte);
   const std::int64_t expected = (in_features_ * out_features_ + 1) / 2;
   if (bytes.numel() != expected)
     throw Error(ErrorKind::model, "the packed weight has another size than the module")
         .at("tensor 'weight'")
         .expected(std::to_string(expected) + " bytes")
         .found(std::to_string(bytes.numel()));
-  set_tensor("weight", bytes);
-  if (given_bias.defined()) set_tensor("bias", given_bias);
-  stored_ = std::move(stored);
+  if (given_bias.defined()) {
+    set_tensor("bias", given_bias);
+    float_bias_ = given_bias.to(at::kFloat).contiguous();
+  }
+  storage_ = packed.scalar_type();
+  storage_sizes_ = packed.sizes().vec();
+  plain_absmax_ = stored.at("weight.absmax").scalar_type() == at::kFloat;
   state_ = std::move(state);
+  stored_ = std::move(stored);
+  if (panel_group(in_features_, state_.blocksize) == 0) {
+    set_tensor("weight", bytes.view({-1, 1}));
+    return;
+  }
+  if (panels_.defined()) pool().drain();
+  panels_ = pack_blocks(bytes, state_, out_features_, in_features_);
+  set_tensor("weight", panels_.codes.narrow(0, 0, expected).view({-1, 1}));
+  // From here on the panels are the only copy.
+  stored_.set("weight", at::Tensor());
+  if (plain_absmax_) stored_.set("weight.absmax", at::Tensor());
+  state_.absmax.reset();
 }
 
-at::Tensor Linear4bit::rows(std::int64_t first, std::int64_t count) const {
-  auto out = at::empty({count, in_features_}, at::kFloat);
-  dequantize_blocks()(weight.const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
-                      state_.absmax.const_data_ptr<float>(), state_.blocksize, first * in_features_,
-                      count * in_features_, out.mutable_data_ptr<float>());
-  return out.to(state_.dtype);
+at::Tensor Linear4bit::bytes() const {
+  if (!panels_.defined()) return weight.view({-1});
+  auto out = at::empty({in_features_ * out_features_ / 2}, at::kByte);
+  auto* to = out.mutable_data_ptr<std::uint8_t>();
+  for_each_chunk(pool(), panels_.shape.panels, [&](std::int64_t panel) {
+    const std::int64_t first = panel * kernels::kPanelWidth;
+    unpack_rows(panels_, first, std::min(kernels::kPanelWidth, out_features_ - first),
+                to + first * in_features_ / 2);
+  });
+  return out;
 }
 
-at::Tensor Linear4bit::forward(const at::Tensor& x) {
+at::Tensor Linear4bit::absmax() const {
+  return panels_.defined() ? unpack_absmax(panels_, state_.blocksize) : state_.absmax;
+}
+
+Tensors Linear4bit::stored() const {
+  Tensors out;
+  for (const auto& [name, tensor] : stored_) {
+    if (name == "weight")
+      out.set(name, bytes().view(storage_).view(storage_sizes_));
+    else if (name == "weight.absmax" && plain_absmax_)
+      out.set(name, absmax());
+    else
+      out.set(name, tensor);
+  }
+  return out;
+}
+
+at::Tensor Linear4bit::multiply_dequantized(const at::Tensor& x) const {
   const auto compute = x.scalar_type() == at::kFloat ? at::kFloat : compute_dtype_;
   const auto input = x.reshape({-1, in_features_}).to(compute);
   auto y = at::empty({input.size(0), out_features_}, input.options());
@@ -74,13 +119,26 @@ at::Tensor Linear4bit::forward(const at::Tensor& x) {
     const c10::InferenceMode guard;
     for (std::int64_t slab = begin; slab < end; ++slab) {
       const std::int64_t first = slab * height, count = std::min(height, out_features_ - first);
-      y.narrow(1, first, count).copy_(at::mm(input, rows(first, count).to(compute).t()));
+      auto rows = at::empty({count, in_features_}, at::kFloat);
+      dequantize_blocks()(weight.const_data_ptr<std::uint8_t>(),
+                          state_.table.const_data_ptr<float>(),
+                          state_.absmax.const_data_ptr<float>(), state_.blocksize,
+                          first * in_features_, count * in_features_,
+                          rows.mutable_data_ptr<float>());
+      y.narrow(1, first, count).copy_(at::mm(input, rows.to(state_.dtype).to(compute).t()));
     }
   });
   if (bias.defined()) y.add_(bias.to(compute));
   auto sizes = x.sizes().vec();
   sizes.back() = out_features_;
   return y.to(x.scalar_type()).view(sizes);
+}
+
+at::Tensor Linear4bit::forward(const at::Tensor& x) {
+  if (!panels_.defined()) return multiply_dequantized(x);
+  const auto mode = static_cast<graft_activation_mode>(activations().mode());
+  return kernels::multiply(panels_, x, float_bias_, kernels::choose_act(mode, x.scalar_type()),
+                           pool());
 }
 
 void Linear4bit::describe(ModuleSpec& spec) const {
@@ -91,6 +149,12 @@ void Linear4bit::describe(ModuleSpec& spec) const {
   spec.dtype = state_.dtype;
 }
 
-at::Tensor Linear4bit::dequantize() const { return rows(0, out_features_); }
+at::Tensor Linear4bit::dequantize() const {
+  auto out = at::empty({out_features_, in_features_}, at::kFloat);
+  dequantize_blocks()(bytes().const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
+                      absmax().const_data_ptr<float>(), state_.blocksize, 0,
+                      out_features_ * in_features_, out.mutable_data_ptr<float>());
+  return out.to(state_.dtype);
+}
 
 }  // namespace graft::bnb

@@ -3,11 +3,17 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "graft/error.h"
+#include "graft/pool.h"
 #include "kernels/int8.h"
+#include "kernels/row_int8.h"
 
 namespace graft::bnb {
 namespace {
+
+using kernels::kPanelWidth;
 
 constexpr double kOneOver127 = 7.874015718698502e-3;  // 1/127 as bitsandbytes writes it
 
@@ -26,6 +32,10 @@ Linear8bitLt::Linear8bitLt(const ModuleSpec& spec, const BnbConfig& config)
   own("bias", bias, spec.bias ? at::empty({out_features_}, meta.dtype(spec.dtype)) : at::Tensor());
 }
 
+Linear8bitLt::~Linear8bitLt() {
+  if (panels_.defined()) pool().drain();
+}
+
 void Linear8bitLt::fill(const Tensors& tensors) {
   if (keeps_master_) {
     const auto* given = tensors.find("bias");
@@ -40,9 +50,14 @@ void Linear8bitLt::fill(const Tensors& tensors) {
         .found(std::to_string(format->reshape({-1})[0].item<int>()))
         .hint("save the model again with a current bitsandbytes");
   const auto& scales = tensors.at("SCB");
-  set_tensor("weight", tensors.at("weight").contiguous());
+  pack(tensors.at("weight").contiguous());
   set_tensor("SCB", scales.contiguous());
-  if (const auto* given = tensors.find("bias")) set_tensor("bias", *given);
+  if (const auto* given = tensors.find("bias")) take_bias(*given);
+}
+
+void Linear8bitLt::take_bias(const at::Tensor& given) {
+  set_tensor("bias", given);
+  float_bias_ = given.to(at::kFloat).contiguous();
 }
 
 void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bias) {
@@ -60,60 +75,84 @@ void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bia
           quantize_row(values.const_data_ptr<float>() + n * in_features_, in_features_,
                        codes.mutable_data_ptr<std::int8_t>() + n * in_features_);
   });
-  set_tensor("weight", codes);
+  pack(codes);
   set_tensor("SCB", scales);
   if (keeps_master_)
     master_ = dense;
   else
     format_ = at::zeros({}, at::kByte);
-  if (given_bias.defined()) set_tensor("bias", given_bias);
+  if (given_bias.defined()) take_bias(given_bias);
 }
 
-at::Tensor Linear8bitLt::multiply_in_int8(const at::Tensor& x) const {
-  const auto half = x.to(at::kHalf);
-  const auto values = half.to(at::kFloat);
-  const auto is_outlier =
-      threshold_ > 0 ? values.abs().ge(threshold_) : at::zeros_like(values, at::kBool);
-  const auto inside = values.masked_fill(is_outlier, 0);
-  const auto columns = is_outlier.any(0);
-  const std::int64_t rows = values.size(0);
-  auto codes = at::empty({rows, in_features_}, at::kChar);
-  auto scales = at::empty({rows}, at::kFloat);
-  for (std::int64_t m = 0; m < rows; ++m)
-    scales.mutable_data_ptr<float>()[m] =
-        quantize_row(inside.const_data_ptr<float>() + m * in_features_, in_features_,
-                     codes.mutable_data_ptr<std::int8_t>() + m * in_features_);
-  if (threshold_ > 0) codes.masked_fill_(columns, 0);
-  auto sums = at::empty({rows, out_features_}, at::kInt);
-  const DotInt8 dot = dot_int8();
-  at::parallel_for(0, out_features_, 8, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n)
-      for (std::int64_t m = 0; m < rows; ++m)
-        sums.mutable_data_ptr<std::int32_t>()[m * out_features_ + n] =
-            dot(codes.const_data_ptr<std::int8_t>() + m * in_features_,
-                weight.const_data_ptr<std::int8_t>() + n * in_features_, in_features_);
+void Linear8bitLt::pack(const at::Tensor& given) {
+  const auto shape = kernels::panel_shape(kernels::PanelKind::int8, out_features_, in_features_,
+                                          in_features_);
+  if (panels_.defined()) pool().drain();
+  kernels::PanelTensors out;
+  out.shape = shape;
+  out.codes = at::empty({shape.code_bytes}, at::kByte);
+  auto* codes = out.codes.mutable_data_ptr<std::uint8_t>();
+  struct Source {
+    const std::int8_t* data;
+    std::int64_t n, k;
+  } source{given.const_data_ptr<std::int8_t>(), out_features_, in_features_};
+  const auto read = [](const void* self, std::int64_t panel, std::int64_t first,
+                       std::int64_t count, std::uint8_t* to) {
+    const auto& from = *static_cast<const Source*>(self);
+    const std::int64_t width = std::min(kPanelWidth, from.n - panel * kPanelWidth);
+    for (std::int64_t j = 0; j < width; ++j) {
+      const std::int8_t* row = from.data + (panel * kPanelWidth + j) * from.k + first;
+      for (std::int64_t i = 0; i < count; ++i)
+        to[i * kPanelWidth + j] = static_cast<std::uint8_t>(row[i] + 128);
+    }
+  };
+  for_each_chunk(pool(), shape.panels, [&](std::int64_t panel) {
+    kernels::pack_panels(shape, {+read, &source}, panel, panel + 1, codes);
   });
-  auto y = sums.to(at::kFloat) * (scales.unsqueeze(1) * SCB) * (1.0 / 16129.0);
-  if (threshold_ > 0 && columns.any().item<bool>()) {
-    const auto which = columns.nonzero().squeeze(1);
-    const auto part = (weight.index_select(1, which).to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127)
-                          .to(x.scalar_type());
-    y = y + at::mm(x.index_select(1, which).to(at::kFloat), part.to(at::kFloat).t());
-  }
-  return y;
+  panels_ = std::move(out);
+  set_tensor("weight", panels_.codes.narrow(0, 0, out_features_ * in_features_)
+                           .view(at::kChar)
+                           .view({out_features_, in_features_}));
+}
+
+at::Tensor Linear8bitLt::rows() const {
+  auto out = at::empty({out_features_, in_features_}, at::kChar);
+  auto* to = out.mutable_data_ptr<std::int8_t>();
+  const auto* codes = panels_.codes.const_data_ptr<std::uint8_t>();
+  for_each_chunk(pool(), panels_.shape.panels, [&](std::int64_t panel) {
+    const std::int64_t end = std::min((panel + 1) * kPanelWidth, out_features_);
+    for (std::int64_t n = panel * kPanelWidth; n < end; ++n)
+      for (std::int64_t k = 0; k < in_features_; ++k)
+        to[n * in_features_ + k] =
+            static_cast<std::int8_t>(kernels::code_at(panels_.shape, codes, n, k) - 128);
+  });
+  return out;
 }
 
 at::Tensor Linear8bitLt::forward(const at::Tensor& x) {
-  auto input = x.reshape({-1, in_features_}).contiguous();
-  at::Tensor y;
-  if (how_ == BnbConfig::Int8Forward::dequant)
-    y = at::mm(input, dequantize().to(x.scalar_type()).t());
-  else
-    y = multiply_in_int8(input);
-  if (bias.defined()) y = y + bias.to(y.scalar_type());
   auto sizes = x.sizes().vec();
   sizes.back() = out_features_;
-  return y.to(x.scalar_type()).view(sizes);
+  const auto input = x.contiguous();
+  if (how_ == BnbConfig::Int8Forward::dequant) {
+    auto y = at::mm(input.view({-1, in_features_}), dequantize().to(x.scalar_type()).t());
+    if (bias.defined()) y = y + bias.to(y.scalar_type());
+    return y.view(sizes);
+  }
+  auto y = at::empty(sizes, input.options());
+  kernels::RowInt8Args args;
+  args.shape = &panels_.shape;
+  args.codes = panels_.codes.const_data_ptr<std::uint8_t>();
+  args.scales = SCB.const_data_ptr<float>();
+  args.threshold = static_cast<float>(threshold_);
+  args.m = input.numel() / in_features_;
+  args.x = input.const_data_ptr();
+  args.x_type = args.y_type = kernels::element_type(x.scalar_type());
+  args.x_stride = in_features_;
+  args.y = y.mutable_data_ptr();
+  args.y_stride = out_features_;
+  args.bias = float_bias_.defined() ? float_bias_.const_data_ptr<float>() : nullptr;
+  kernels::multiply_rows_int8(args, pool());
+  return y;
 }
 
 void Linear8bitLt::describe(ModuleSpec& spec) const {
@@ -125,13 +164,13 @@ void Linear8bitLt::describe(ModuleSpec& spec) const {
 
 Tensors Linear8bitLt::stored() const {
   if (master_.defined()) return {{"weight", master_}};
-  Tensors out{{"weight", weight}, {"SCB", SCB}};
+  Tensors out{{"weight", rows()}, {"SCB", SCB}};
   if (format_.defined()) out.set("weight_format", format_);
   return out;
 }
 
 at::Tensor Linear8bitLt::dequantize() const {
-  return weight.to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127;
+  return rows().to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127;
 }
 
 }  // namespace graft::bnb

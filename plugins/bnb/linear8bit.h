@@ -2,6 +2,7 @@
 
 #include "graft/nn/unary.h"
 #include "graft/tensors.h"
+#include "kernels/panel_tensors.h"
 #include "settings.h"
 
 namespace graft::bnb {
@@ -13,6 +14,7 @@ class Linear8bitLt : public nn::Unary {
  public:
   /// Everything on meta.
   Linear8bitLt(const ModuleSpec& spec, const BnbConfig& config);
+  ~Linear8bitLt() override;
 
   /// "weight" int8 [N, K], "SCB" float32 [N], "weight_format" (only row-major is read), "bias".
   void fill(const Tensors& tensors);
@@ -27,14 +29,21 @@ class Linear8bitLt : public nn::Unary {
   /// [N, K] float32: weight * SCB / 127.
   at::Tensor dequantize() const;
 
-  at::Tensor weight, SCB, bias;
+  at::Tensor weight;  ///< int8 [N, K]: the first bytes of the panels
+  at::Tensor SCB, bias;
 
  private:
-  at::Tensor multiply_in_int8(const at::Tensor& x) const;
+  void take_bias(const at::Tensor& given);
+  /// Takes int8 rows [N, K] into panels.
+  void pack(const at::Tensor& rows);
+  /// int8 [N, K] again.
+  at::Tensor rows() const;
 
   std::int64_t in_features_, out_features_;
   double threshold_;
   BnbConfig::Int8Forward how_;
+  kernels::PanelTensors panels_;  ///< of code + 128; scales are SCB
+  at::Tensor float_bias_;
   at::Tensor format_;  ///< weight_format of the file; undefined when it had none
   at::Tensor master_;  ///< the 16-bit weight that llm_int8_has_fp16_weight keeps; else undefined
   bool keeps_master_;

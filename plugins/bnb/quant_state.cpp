@@ -1,16 +1,22 @@
 #include "quant_state.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "graft/error.h"
+#include "graft/pool.h"
 #include "graft/value.h"
 #include "kernels/four_bit.h"
+#include "kernels/panel_tensors.h"
 
 namespace graft::bnb {
 namespace {
+
+/// Blocks that a thread quantizes at a time.
+constexpr std::int64_t kBlocksAtOnce = 4096;
 
 constexpr const char* kTypeWords[] = {"nf4", "fp4"};
 
@@ -176,17 +182,24 @@ at::Tensor stored_as(const at::Tensor& packed, at::ScalarType storage) {
 
 QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,
                                 at::ScalarType storage) {
-  const auto values = weight.to(at::kFloat).contiguous();
-  if (!at::isfinite(values).all().item<bool>())
-    throw Error(ErrorKind::model, "the weight holds NaN or infinity, so it has no absmax")
-        .hint("look for the broken tensor with `graft verify`");
+  const auto values = weight.contiguous();
   const std::int64_t count = values.numel(), blocks = blocks_of(count, kBlock);
   auto packed = at::empty({(count + 1) / 2, 1}, at::kByte);
   auto absmax = at::empty({blocks}, at::kFloat);
-  at::parallel_for(0, blocks, 1024, [&](std::int64_t first, std::int64_t last) {
-    quantize_blocks(values.const_data_ptr<float>(), count, kBlock, type, first, last,
-                    packed.mutable_data_ptr<std::uint8_t>(), absmax.mutable_data_ptr<float>());
+  const std::int64_t chunks = blocks_of(blocks, kBlocksAtOnce);
+  const void* from = values.const_data_ptr();
+  auto* bytes = packed.mutable_data_ptr<std::uint8_t>();
+  auto* scales = absmax.mutable_data_ptr<float>();
+  std::atomic<bool> finite{true};
+  for_each_chunk(pool(), chunks, [&](std::int64_t chunk) {
+    const std::int64_t first = chunk * kBlocksAtOnce, last = std::min(first + kBlocksAtOnce, blocks);
+    if (!quantize_elements(from, kernels::element_type(values.scalar_type()), count, kBlock, type,
+                           first, last, bytes, scales))
+      finite.store(false, std::memory_order_relaxed);
   });
+  if (!finite.load())
+    throw Error(ErrorKind::model, "the weight holds NaN or infinity, so it has no absmax")
+        .hint("look for the broken tensor with `graft verify`");
 
   QuantizedWeight out;
   out.state = {type, kBlock, weight.scalar_type(), as_tensor(code_table(type)), absmax};

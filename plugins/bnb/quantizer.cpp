@@ -164,8 +164,10 @@ QuantConfigPtr BnbQuantizer::in_format(const QuantConfig& config, const std::str
 
 Support BnbQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
+  if (own(config).bits == 8 && spec.in_features >= 1 << 17)
+    return Support::no("sums of rows of 131072 inputs or more do not fit 32 bits");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
-                       (own(config).bits == 8 ? " int8" : " dequantize"));
+                       (own(config).bits == 8 ? " int8" : " 4-bit panels"));
 }
 
 std::string BnbQuantizer::replacement_class(const ModuleSpec&, const QuantConfig& config) const {

@@ -3,7 +3,6 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "graft/checkpoint.h"
@@ -34,13 +33,4 @@ TEST_CASE("codes round half to even and a row of zeros has absmax zero") {
   const std::vector<float> zeros(8);
   CHECK(quantize_row(zeros.data(), 8, codes.data()) == 0);
   CHECK(codes == std::vector<std::int8_t>(8));
-}
-
-TEST_CASE("every CPU level gives the scalar int8 dot product") {
-  std::mt19937 random(3);
-  std::vector<std::int8_t> a(1000), b(1000);
-  for (auto& v : a) v = static_cast<std::int8_t>(random() % 255 - 127);
-  for (auto& v : b) v = static_cast<std::int8_t>(random() % 255 - 127);
-  for (const std::int64_t count : {0, 1, 15, 16, 17, 31, 1000})
-    CHECK(dot_int8()(a.data(), b.data(), count) == dot_int8_scalar(a.data(), b.data(), count));
 }

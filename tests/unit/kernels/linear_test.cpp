@@ -108,6 +108,45 @@ TEST_CASE("codes survive packing at every place") {
     }
 }
 
+TEST_CASE("whole words pack to the same panels as codes, and come out again") {
+  for (const auto& size : {Size{1, 8, 8}, Size{17, 200, 40}, Size{64, 1032, 1032}}) {
+    const RandomWeight weight(PanelKind::int4, size.n, size.k, size.group);
+    const auto& shape = weight.packed.shape;
+    const auto word = [](const RandomWeight& from, std::int64_t o, std::int64_t step) {
+      std::uint32_t bits = 0;
+      for (std::int64_t i = 0; i < 8; ++i)
+        bits |= static_cast<std::uint32_t>(
+                    from.codes[static_cast<std::size_t>(o * from.packed.shape.k + 8 * step + i)])
+                << (4 * i);
+      return bits;
+    };
+    struct Source {
+      const RandomWeight* weight;
+      std::uint32_t (*word)(const RandomWeight&, std::int64_t, std::int64_t);
+    } source{&weight, +word};
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(shape.code_bytes));
+    pack_words(shape,
+               {[](const void* self, std::int64_t panel, std::int64_t first, std::int64_t count,
+                   std::uint32_t* words) {
+                  const auto& at = *static_cast<const Source*>(self);
+                  for (std::int64_t s = 0; s < count; ++s)
+                    for (std::int64_t j = 0; j < 16; ++j)
+                      words[s * 16 + j] = panel * 16 + j < at.weight->packed.shape.n
+                                              ? at.word(*at.weight, panel * 16 + j, first + s)
+                                              : 0xFFFFFFFFU;
+                },
+                &source},
+               0, shape.panels, codes.data());
+    CHECK(std::memcmp(codes.data(), weight.packed.codes, codes.size()) == 0);
+    for (std::int64_t step = 0; step < shape.steps; ++step) {
+      std::uint32_t words[16];
+      unpack_words(shape, codes.data(), 0, step, 1, words);
+      for (std::int64_t j = 0; j < std::min<std::int64_t>(16, size.n); ++j)
+        CHECK(words[j] == word(weight, j, step));
+    }
+  }
+}
+
 TEST_CASE("integer activations give the oracle's bits at every level, any threads and any rows") {
   for (const auto kind : kKinds)
     for (const auto& size : kSizes)

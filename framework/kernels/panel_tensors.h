@@ -1,0 +1,94 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include "graft/activations.h"
+#include "kernels/linear.h"
+
+// Packed panels as tensors, for plugins' modules. The only header here that knows torch; kernel
+// sources do not include it.
+
+namespace graft::kernels {
+
+/// A packed weight that owns its memory. `codes` uint8 [code_bytes], `scales` float32, `zeros`
+/// uint8 or int16, both [panels, groups, 16]; `table` float32 [16]; `order` int32 [k]. Undefined
+/// where the kind has none.
+struct PanelTensors {
+  PanelShape shape;
+  at::Tensor codes, scales, zeros, table, order;
+
+  bool defined() const { return codes.defined(); }
+  PanelWeight view() const {
+    PanelWeight weight;
+    weight.shape = shape;
+    weight.codes = codes.const_data_ptr<std::uint8_t>();
+    weight.scales = scales.const_data_ptr<float>();
+    weight.zeros = zeros.defined() ? zeros.const_data_ptr() : nullptr;
+    weight.table = table.defined() ? table.const_data_ptr<float>() : nullptr;
+    weight.order = order.defined() ? order.const_data_ptr<std::int32_t>() : nullptr;
+    return weight;
+  }
+};
+
+/// Uninitialised tensors for `shape`, but for table and order.
+inline PanelTensors empty_panels(const PanelShape& shape) {
+  PanelTensors out;
+  out.shape = shape;
+  out.codes = at::empty({shape.code_bytes}, at::kByte);
+  out.scales = at::empty({shape.panels, shape.groups, kPanelWidth}, at::kFloat);
+  if (shape.zero_bytes > 0)
+    out.zeros = at::empty({shape.panels, shape.groups, kPanelWidth},
+                          shape.kind == PanelKind::int8 ? at::kShort : at::kByte);
+  return out;
+}
+
+/// float32, bfloat16 or float16.
+inline ElementType element_type(at::ScalarType type) {
+  return type == at::kFloat      ? ElementType::f32
+         : type == at::kBFloat16 ? ElementType::bf16
+                                 : ElementType::f16;
+}
+
+/// What rows of `type` are computed in under the mode that was asked for: 15-bit activations unless
+/// they are float32, which stays exact.
+inline Act choose_act(graft_activation_mode mode, at::ScalarType type) {
+  switch (mode) {
+    case GRAFT_ACT_A15:
+      return Act::a15;
+    case GRAFT_ACT_A8:
+      return Act::a8;
+    case GRAFT_ACT_BF16:
+      return Act::bf16;
+    case GRAFT_ACT_F32:
+      return Act::f32;
+    case GRAFT_ACT_AUTO:
+      break;
+  }
+  return type == at::kFloat ? Act::f32 : Act::a15;
+}
+
+/// y = x W^T + bias for x [..., k] in float32, bfloat16 or float16; y has its type. `bias`: float32
+/// [n] or undefined. Afterwards the pool may read the weight until drain().
+inline at::Tensor multiply(const PanelTensors& weight, const at::Tensor& x, const at::Tensor& bias,
+                           Act act, const graft_pool& pool) {
+  const auto rows = x.contiguous();
+  auto sizes = x.sizes().vec();
+  sizes.back() = weight.shape.n;
+  auto y = at::empty(sizes, rows.options());
+  const PanelWeight view = weight.view();
+  LinearArgs args;
+  args.weight = &view;
+  args.act = act;
+  args.m = rows.numel() / weight.shape.k;
+  args.x = rows.const_data_ptr();
+  args.x_type = args.y_type = element_type(rows.scalar_type());
+  args.x_stride = weight.shape.k;
+  args.y = y.mutable_data_ptr();
+  args.y_stride = weight.shape.n;
+  args.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+  multiply(args, pool);
+  return y;
+}
+
+}  // namespace graft::kernels
