@@ -112,6 +112,7 @@ struct Contender {
   CpuLevel at = CpuLevel::scalar;
   std::int64_t bytes = 0;
   std::function<void(std::uint8_t*)> run;
+  std::vector<double> times = {};
   double best = 1e30;
 };
 
@@ -274,7 +275,8 @@ class Bench {
         std::uint8_t* memory = weights_.next(at.bytes);
         const double begin = now(threads);
         at.run(memory);
-        at.best = std::min(at.best, now(threads) - begin);
+        at.times.push_back(now(threads) - begin);
+        at.best = std::min(at.best, at.times.back());
       }
     }
     pool().drain();
@@ -284,7 +286,8 @@ class Bench {
                   static_cast<long long>(m), static_cast<long long>(n), static_cast<long long>(k),
                   threads, threads == 1 ? "" : "s", best_read / 1e9);
     const double dense_time = contenders.back().best;
-    for (const auto& at : contenders) {
+    for (auto& at : contenders) {
+      std::sort(at.times.begin(), at.times.end());
       const double rate = static_cast<double>(at.bytes) / at.best;
       const double peak = dots_[at.of ? at.of->dot : DotKind::bf16];
       Value row;
@@ -295,16 +298,17 @@ class Bench {
       row.set("n", n);
       row.set("k", k);
       row.set("seconds", at.best);
+      row.set("median_seconds", at.times[at.times.size() / 2]);
       row.set("gb_per_s", rate / 1e9);
       row.set("share_of_read", rate / best_read);
       row.set("share_of_dot_peak", work / at.best / peak);
       row.set("ratio_to_bf16", dense_time / at.best);
       rows_.push_back(row);
       if (!program_.globals.json)
-        std::printf("  %-20s %-8s %9.3f ms %6.1f GB/s %4.0f%% of read %7.1f GMAC/s %4.0f%% of dots "
+        std::printf("  %-20s %-8s %9.3f ms (median %9.3f) %6.1f GB/s %4.0f%% of read %7.1f GMAC/s %4.0f%% of dots "
                     "%6.2f x bf16\n",
-                    at.kernel.c_str(), at.level.c_str(), at.best * 1e3, rate / 1e9,
-                    100 * rate / best_read, work / at.best / 1e9, 100 * work / at.best / peak,
+                    at.kernel.c_str(), at.level.c_str(), at.best * 1e3,
+                    at.times[at.times.size() / 2] * 1e3, rate / 1e9, * rate / best_read, work / at.best / 1e9, 100 * work / at.best / peak,
                     dense_time / at.best);
     }
     std::fflush(stdout);
