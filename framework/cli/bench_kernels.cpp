@@ -29,7 +29,8 @@ struct Settings {
   int rounds = 0;
 };
 
-/// One thread: the time of its core, so that a busy machine counts less. More: the time that passes.
+/// One thread: the time of its core, so that a busy machine counts less. More: the time that
+/// passes.
 double now(int threads) {
   timespec at{};
   clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &at);
@@ -186,7 +187,8 @@ class Bench {
       dots_[kind] = best;
     }
     double best_read = 0;
-    for (int round = 0; round < 12; ++round) best_read = std::max(best_read, read(threads, 64 << 20));
+    for (int round = 0; round < 12; ++round)
+      best_read = std::max(best_read, read(threads, 64 << 20));
     Value rates;
     rates.set("threads", static_cast<std::int64_t>(threads));
     rates.set("read_gb_per_s", best_read / 1e9);
@@ -209,8 +211,7 @@ class Bench {
     out.of = &kernel;
     out.at = level;
     const std::int64_t scale_bytes = kernel.group ? shape.scale_count * 4 : n * 4;
-    out.bytes =
-        shape.code_bytes + scale_bytes + (kernel.group ? shape.zero_bytes : 0);
+    out.bytes = shape.code_bytes + scale_bytes + (kernel.group ? shape.zero_bytes : 0);
     out.run = [this, kernel, level, shape, scale_bytes, m, n, k](std::uint8_t* memory) {
       if (kernel.group == 0) {
         RowInt8Args args;
@@ -256,7 +257,8 @@ class Bench {
     std::vector<Contender> contenders;
     for (const auto& kernel : kKernels)
       if (wanted(kernel.name))
-        for (const CpuLevel level : levels()) contenders.push_back(contender(kernel, level, m, n, k));
+        for (const CpuLevel level : levels())
+          contenders.push_back(contender(kernel, level, m, n, k));
     Contender dense;
     dense.kernel = "torch-bf16";
     dense.level = "libtorch";
@@ -305,11 +307,12 @@ class Bench {
       row.set("ratio_to_bf16", dense_time / at.best);
       rows_.push_back(row);
       if (!program_.globals.json)
-        std::printf("  %-20s %-8s %9.3f ms (median %9.3f) %6.1f GB/s %4.0f%% of read %7.1f GMAC/s %4.0f%% of dots "
-                    "%6.2f x bf16\n",
-                    at.kernel.c_str(), at.level.c_str(), at.best * 1e3,
-                    at.times[at.times.size() / 2] * 1e3, rate / 1e9, * rate / best_read, work / at.best / 1e9, 100 * work / at.best / peak,
-                    dense_time / at.best);
+        std::printf(
+            "  %-20s %-8s %9.3f ms (median %9.3f) %6.1f GB/s %4.0f%% of read %7.1f GMAC/s "
+            "%4.0f%% of dots %6.2f x bf16\n",
+            at.kernel.c_str(), at.level.c_str(), at.best * 1e3, at.times[at.times.size() / 2] * 1e3,
+            rate / 1e9, 100 * rate / best_read, work / at.best / 1e9, 100 * work / at.best / peak,
+            dense_time / at.best);
     }
     std::fflush(stdout);
   }

@@ -7,8 +7,7 @@ namespace {
 
 /// Eight elements from x[i] on, as float32.
 __m256 load8(const PrepareRow& args, std::int64_t i) {
-  if (args.type == ElementType::f32)
-    return _mm256_loadu_ps(static_cast<const float*>(args.x) + i);
+  if (args.type == ElementType::f32) return _mm256_loadu_ps(static_cast<const float*>(args.x) + i);
   const __m128i half = _mm_loadu_si128(
       reinterpret_cast<const __m128i*>(static_cast<const std::uint16_t*>(args.x) + i));
   if (args.type == ElementType::f16) return _mm256_cvtph_ps(half);
@@ -119,8 +118,7 @@ void quantize_block(const PrepareRow& args, std::int64_t step, std::int64_t step
 __m256i round_to_bf16(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
   const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
   return _mm256_and_si256(_mm256_blendv_epi8(rounded, quiet, nan),
@@ -140,8 +138,7 @@ void lay_out_floats(const PrepareRow& args, std::int64_t step, std::int64_t step
       const __m256i rounded = round_to_bf16(v);
       v = _mm256_castsi256_ps(rounded);
       const __m256i upper = _mm256_srli_epi32(rounded, 16);
-      const __m256i words =
-          _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x88);
+      const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x88);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(args.values + s * args.rows * 16),
                        _mm256_castsi256_si128(words));
     } else {

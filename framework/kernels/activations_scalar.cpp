@@ -78,9 +78,10 @@ void quantize_block(const PrepareRow& args, std::int64_t step, std::int64_t step
     std::uint8_t* out = args.values + (step + s) * args.rows * (two ? 16 : 8);
     for (std::int64_t i = 0; i < kStep; ++i) {
       // A scale of zero meets NaN and infinities too, which have no integer.
-      const auto q = scale.inverse == 0
-                         ? 0
-                         : static_cast<std::int32_t>(std::nearbyint(x[s * kStep + i] * scale.inverse));
+      const auto q =
+          scale.inverse == 0
+              ? 0
+              : static_cast<std::int32_t>(std::nearbyint(x[s * kStep + i] * scale.inverse));
       const std::int32_t high = two ? (q + 128) >> 8 : q, low = q - high * 256;
       out[i] = static_cast<std::uint8_t>(high);
       high_sum += high;
@@ -126,8 +127,7 @@ void prepare_row_scalar(const PrepareRow& args) {
   const bool integer = args.act == Act::a15 || args.act == Act::a8;
   std::int64_t step = 0, block = 0;
   for (std::int64_t g = 0; g < shape.groups; ++g) {
-    std::int64_t left =
-        g + 1 < shape.groups ? shape.steps_of_group : shape.steps_of_last_group;
+    std::int64_t left = g + 1 < shape.groups ? shape.steps_of_group : shape.steps_of_last_group;
     for (; left > 0; left -= kBlockSteps, ++block) {
       const std::int64_t steps = std::min(left, kBlockSteps);
       if (integer)

@@ -152,9 +152,15 @@ void run_panels(const Job& job, std::int64_t first, std::int64_t count, float* o
     if (job.slab) {
       alignas(64) thread_local std::uint8_t slab[kSlabBytes];
       for (std::int64_t step = 0; step < shape.steps; step += kSlabSteps) {
-        const SlabArgs stretch{&shape, codes, job.weight.scales + at,
-                               zeros,  job.weight.table, panels,
-                               step,   std::min(step + kSlabSteps, shape.steps), slab};
+        const SlabArgs stretch{&shape,
+                               codes,
+                               job.weight.scales + at,
+                               zeros,
+                               job.weight.table,
+                               panels,
+                               step,
+                               std::min(step + kSlabSteps, shape.steps),
+                               slab};
         decode_slab_avx512bf16(stretch);
         for (std::int64_t t = 0; t < tiles; ++t) {
           const RowTile tile = row_tile(job.m, job.most_rows, t);
@@ -199,9 +205,8 @@ void store_panels(const Job& job, const LinearArgs& args, std::int64_t first_row
   for (std::int64_t r = 0; r < job.m; ++r)
     job.functions.store(out + r * out_stride, args.bias ? args.bias + column : nullptr, width,
                         args.y_type,
-                        static_cast<char*>(args.y) +
-                            ((first_row + r) * args.y_stride + column) *
-                                element_bytes(args.y_type));
+                        static_cast<char*>(args.y) + ((first_row + r) * args.y_stride + column) *
+                                                         element_bytes(args.y_type));
 }
 
 /// A job of few rows that the pool may compute again where a thread is late. False when the pool
@@ -209,14 +214,13 @@ void store_panels(const Job& job, const LinearArgs& args, std::int64_t first_row
 bool run_staged(Job& job, const LinearArgs& args, const graft_pool& pool) {
   if (pool.size < offsetof(graft_pool, drain) + sizeof(pool.drain)) return false;
   const PanelShape& shape = job.weight.shape;
-  const std::int64_t chunks =
-      (shape.panels + job.panels_of_chunk - 1) / job.panels_of_chunk;
+  const std::int64_t chunks = (shape.panels + job.panels_of_chunk - 1) / job.panels_of_chunk;
   const std::int64_t stride = job.panels_of_chunk * kPanelWidth;
   const std::int64_t head = round_up_64(sizeof(Job));
   const Sizes sizes = sizes_of(shape, job.act, args.m);
-  void* staged = pool.open_staged(
-      static_cast<std::uint64_t>(head + sizes.total + scratch_bytes(shape)), chunks,
-      static_cast<std::uint64_t>(args.m * stride * 4));
+  void* staged =
+      pool.open_staged(static_cast<std::uint64_t>(head + sizes.total + scratch_bytes(shape)),
+                       chunks, static_cast<std::uint64_t>(args.m * stride * 4));
   if (!staged) return false;
   auto* shared = static_cast<std::byte*>(pool.shared_of(staged));
   place_rows(job, shared + head, args.m);

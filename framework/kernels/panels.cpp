@@ -118,8 +118,7 @@ std::uint8_t code_at(const PanelShape& shape, const std::uint8_t* codes, std::in
   const std::int64_t within = k % shape.group;
   const std::int64_t step = k / shape.group * shape.steps_of_group + within / kStep;
   const std::int64_t i = within % kStep, j = n % kPanelWidth;
-  const std::uint8_t* line =
-      codes + n / kPanelWidth * shape.panel_bytes + step * shape.step_bytes;
+  const std::uint8_t* line = codes + n / kPanelWidth * shape.panel_bytes + step * shape.step_bytes;
   if (shape.kind == PanelKind::int8) return line[i / 4 * 64 + 4 * j + i % 4];
   return static_cast<std::uint8_t>(line[4 * j + i % 4] >> (i / 4 * 4) & 15);
 }

@@ -11,8 +11,9 @@
 //   4 bits: one line of 64 bytes, the low nibbles of the dword's bytes are inputs 0..3, the high
 //           nibbles inputs 4..7, so that `line & 15` and `line >> 4 & 15` are operands of a dot;
 //   8 bits: two lines, inputs 0..3 and inputs 4..7.
-// Panels are stored whole, step after step, so that a thread reads one contiguous region. Each group
-// of inputs starts at a step of its own; what fills up its last step has code 0 and meets x = 0.
+// Panels are stored whole, step after step, so that a thread reads one contiguous region. Each
+// group of inputs starts at a step of its own; what fills up its last step has code 0 and meets x =
+// 0.
 
 namespace graft::kernels {
 
@@ -54,9 +55,9 @@ struct PanelWeight {
   PanelShape shape;
   const std::uint8_t* codes = nullptr;
   const float* scales = nullptr;
-  const void* zeros = nullptr;           ///< null for table4
-  const float* table = nullptr;          ///< [16], for table4
-  const std::int32_t* order = nullptr;   ///< [k]: packed input i is x[order[i]]; null: x[i]
+  const void* zeros = nullptr;          ///< null for table4
+  const float* table = nullptr;         ///< [16], for table4
+  const std::int32_t* order = nullptr;  ///< [k]: packed input i is x[order[i]]; null: x[i]
 };
 
 /// Where the codes of a panel come from. `read` fills codes[i * 16 + j] with the code of packed
@@ -74,8 +75,8 @@ void pack_panels(const PanelShape& shape, const CodeSource& source, std::int64_t
                  std::int64_t last, std::uint8_t* codes);
 
 /// Words of 4-bit codes: `read` fills words[s * 16 + j] with the codes of inputs 8 * (first + s) to
-/// 8 * (first + s) + 7 and output 16 * panel + j, the first in the lowest bits, for s in [0, count);
-/// outputs beyond n need no value. [any-thread]
+/// 8 * (first + s) + 7 and output 16 * panel + j, the first in the lowest bits, for s in [0,
+/// count); outputs beyond n need no value. [any-thread]
 struct WordSource {
   void (*read)(const void* self, std::int64_t panel, std::int64_t first, std::int64_t count,
                std::uint32_t* words);

@@ -56,8 +56,7 @@ float half_weight(const Job& job, std::int64_t panel, std::int64_t column, std::
   const int code = line[i / 4 * 64 + 4 * j + i % 4] - 128;
   const std::int64_t n = panel * kPanelWidth + j;
   const float scale = n < job.shape.n ? job.scales[n] : 0;
-  return static_cast<float>(
-      static_cast<_Float16>(static_cast<float>(code) * scale * kOneOver127));
+  return static_cast<float>(static_cast<_Float16>(static_cast<float>(code) * scale * kOneOver127));
 }
 
 /// Panels [first, first + count) for all rows, to out [m][out_stride].
@@ -71,8 +70,8 @@ void run_panels(const Job& job, std::int64_t first, std::int64_t count, float* o
       const RowTile tile = row_tile(job.m, kTileRows, t);
       alignas(64) std::int32_t sums[kTileRows * kTilePanels * kPanelWidth];
       job.functions.tile(job.shape, job.codes + panel * job.shape.panel_bytes, panels,
-                         job.values + tile.first * job.shape.steps * kStep,
-                         job.sums + tile.first, tile.rows, sums);
+                         job.values + tile.first * job.shape.steps * kStep, job.sums + tile.first,
+                         tile.rows, sums);
       for (std::int64_t r = 0; r < tile.rows; ++r) {
         float* row = out + (tile.first + r) * out_stride + (panel - first) * kPanelWidth;
         for (std::int64_t j = 0; j < width; ++j) {
@@ -117,8 +116,8 @@ struct Scanned {
 };
 
 std::int64_t prepared_bytes(const PanelShape& shape, std::int64_t m, std::int64_t outliers) {
-  return round_up_64(m * shape.steps * kStep) + 2 * round_up_64(4 * m) +
-         round_up_64(4 * outliers) + round_up_64(4 * m * outliers);
+  return round_up_64(m * shape.steps * kStep) + 2 * round_up_64(4 * m) + round_up_64(4 * outliers) +
+         round_up_64(4 * m * outliers);
 }
 
 /// Fills the job's memory from rows [first, first + m) of what was scanned.
@@ -129,12 +128,12 @@ void prepare(Job& job, std::byte* memory, const Scanned& scanned, std::int64_t f
   job.outliers = outliers;
   auto* values = reinterpret_cast<std::uint8_t*>(memory);
   auto* scales = reinterpret_cast<float*>(memory + round_up_64(m * steps * kStep));
-  auto* sums = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(scales) +
-                                               round_up_64(4 * m));
-  auto* columns = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(sums) +
-                                                  round_up_64(4 * m));
-  auto* large = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(columns) +
-                                         round_up_64(4 * outliers));
+  auto* sums =
+      reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(scales) + round_up_64(4 * m));
+  auto* columns =
+      reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(sums) + round_up_64(4 * m));
+  auto* large =
+      reinterpret_cast<float*>(reinterpret_cast<std::byte*>(columns) + round_up_64(4 * outliers));
   std::copy_n(outlier_columns, outliers, columns);
   for (std::int64_t t = 0; t < row_tile_count(m, kTileRows); ++t) {
     const RowTile tile = row_tile(m, kTileRows, t);
@@ -166,9 +165,9 @@ bool run_staged(Job& job, const RowInt8Args& args, const Scanned& scanned,
   const std::int64_t chunks = (shape.panels + job.panels_of_chunk - 1) / job.panels_of_chunk;
   const std::int64_t stride = job.panels_of_chunk * kPanelWidth;
   const std::int64_t head = round_up_64(sizeof(Job));
-  void* staged = pool.open_staged(
-      static_cast<std::uint64_t>(head + prepared_bytes(shape, args.m, outliers)), chunks,
-      static_cast<std::uint64_t>(args.m * stride * 4));
+  void* staged =
+      pool.open_staged(static_cast<std::uint64_t>(head + prepared_bytes(shape, args.m, outliers)),
+                       chunks, static_cast<std::uint64_t>(args.m * stride * 4));
   if (!staged) return false;
   auto* shared = static_cast<std::byte*>(pool.shared_of(staged));
   prepare(job, shared + head, scanned, 0, args.m, outlier_columns, outliers);
@@ -189,8 +188,7 @@ bool run_staged(Job& job, const RowInt8Args& args, const Scanned& scanned,
         const std::int64_t first = chunk * at.job->panels_of_chunk;
         store_panels(*at.job, *at.args, 0, first,
                      std::min(at.job->panels_of_chunk, at.job->shape.panels - first),
-                     static_cast<const float*>(staging),
-                     at.job->panels_of_chunk * kPanelWidth);
+                     static_cast<const float*>(staging), at.job->panels_of_chunk * kPanelWidth);
       },
       &context);
   return true;

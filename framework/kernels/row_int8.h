@@ -12,15 +12,15 @@
 namespace graft::kernels {
 
 struct RowInt8Args {
-  const PanelShape* shape;     ///< int8, group = k, k below 2^17
-  const std::uint8_t* codes;   ///< panels of weight + 128
-  const float* scales;         ///< [n]: absmax of each output; a weight is code * scale / 127
-  float threshold = 6;         ///< |x| from here on leaves int8; 0: none does
+  const PanelShape* shape;    ///< int8, group = k, k below 2^17
+  const std::uint8_t* codes;  ///< panels of weight + 128
+  const float* scales;        ///< [n]: absmax of each output; a weight is code * scale / 127
+  float threshold = 6;        ///< |x| from here on leaves int8; 0: none does
   std::int64_t m = 0;
-  const void* x = nullptr;     ///< [m][k]
+  const void* x = nullptr;  ///< [m][k]
   ElementType x_type = ElementType::f32;
   std::int64_t x_stride = 0;
-  void* y = nullptr;           ///< [m][n]
+  void* y = nullptr;  ///< [m][n]
   ElementType y_type = ElementType::f32;
   std::int64_t y_stride = 0;
   const float* bias = nullptr;
@@ -57,14 +57,13 @@ void row_int8_tile_scalar(const PanelShape& shape, const std::uint8_t* codes, st
                           const std::uint8_t* x, const std::int32_t* negated_sums,
                           std::int64_t rows, std::int32_t* sums);
 #if defined(__x86_64__)
-float scan_row_avx2(const void* x, ElementType type, std::int64_t k, float threshold,
-                    float* values, std::uint8_t* columns);
-std::int32_t quantize_row_avx2(const float* values, const std::uint8_t* columns,
-                               std::int64_t steps, float scale, std::uint8_t* out,
-                               std::int64_t stride);
+float scan_row_avx2(const void* x, ElementType type, std::int64_t k, float threshold, float* values,
+                    std::uint8_t* columns);
+std::int32_t quantize_row_avx2(const float* values, const std::uint8_t* columns, std::int64_t steps,
+                               float scale, std::uint8_t* out, std::int64_t stride);
 void row_int8_tile_avx2(const PanelShape& shape, const std::uint8_t* codes, std::int64_t panels,
-                        const std::uint8_t* x, const std::int32_t* negated_sums,
-                        std::int64_t rows, std::int32_t* sums);
+                        const std::uint8_t* x, const std::int32_t* negated_sums, std::int64_t rows,
+                        std::int32_t* sums);
 void row_int8_tile_avx512(const PanelShape& shape, const std::uint8_t* codes, std::int64_t panels,
                           const std::uint8_t* x, const std::int32_t* negated_sums,
                           std::int64_t rows, std::int32_t* sums);

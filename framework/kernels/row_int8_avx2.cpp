@@ -17,8 +17,7 @@ __m256 load8(const void* x, ElementType type, std::int64_t i) {
 
 /// sums + four products a lane of codes up to 255 and signed x.
 __m256i dot(__m256i sums, __m256i codes, __m256i even_x, __m256i odd_x) {
-  const __m256i even =
-      _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)), even_x);
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)), even_x);
   const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), odd_x);
   return _mm256_add_epi32(sums, _mm256_add_epi32(even, odd));
 }
@@ -35,8 +34,8 @@ void run_rows(const PanelShape& shape, const std::uint8_t* codes, const std::uin
       const auto* line = reinterpret_cast<const __m256i*>(codes + 64 * four);
       const __m256i first = _mm256_load_si256(line), second = _mm256_load_si256(line + 1);
       for (int r = 0; r < rows; ++r) {
-        const __m256i value = _mm256_set1_epi32(
-            *reinterpret_cast<const AliasedInt*>(x + r * kStep + 4 * four));
+        const __m256i value =
+            _mm256_set1_epi32(*reinterpret_cast<const AliasedInt*>(x + r * kStep + 4 * four));
         const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(value, 8), 8);
         const __m256i odd = _mm256_srai_epi16(value, 8);
         sums[r][0] = dot(sums[r][0], first, even, odd);
@@ -51,16 +50,16 @@ void run_rows(const PanelShape& shape, const std::uint8_t* codes, const std::uin
 
 }  // namespace
 
-float scan_row_avx2(const void* x, ElementType type, std::int64_t k, float threshold,
-                    float* values, std::uint8_t* columns) {
+float scan_row_avx2(const void* x, ElementType type, std::int64_t k, float threshold, float* values,
+                    std::uint8_t* columns) {
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
   const __m256 limit = _mm256_set1_ps(threshold > 0 ? threshold : __builtin_inff());
   const bool any_limit = threshold > 0;
   __m256 most = _mm256_setzero_ps(), nan = most;
   std::int64_t i = 0;
   for (; i + 8 <= k; i += 8) {
-    const __m256 value = _mm256_cvtph_ps(_mm256_cvtps_ph(
-        load8(x, type, i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    const __m256 value = _mm256_cvtph_ps(
+        _mm256_cvtps_ph(load8(x, type, i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     _mm256_storeu_ps(values + i, value);
     nan = _mm256_or_ps(nan, _mm256_cmp_ps(value, value, _CMP_UNORD_Q));
     __m256 size = _mm256_and_ps(value, magnitude);
@@ -82,21 +81,20 @@ float scan_row_avx2(const void* x, ElementType type, std::int64_t k, float thres
   return _mm256_movemask_ps(nan) || out != out ? __builtin_nanf("") : out;
 }
 
-std::int32_t quantize_row_avx2(const float* values, const std::uint8_t* columns,
-                               std::int64_t steps, float scale, std::uint8_t* out,
-                               std::int64_t stride) {
+std::int32_t quantize_row_avx2(const float* values, const std::uint8_t* columns, std::int64_t steps,
+                               float scale, std::uint8_t* out, std::int64_t stride) {
   const __m256 factor = _mm256_set1_ps(scale);
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
   const __m256 limit = _mm256_set1_ps(127.5F);
   __m256i sum = _mm256_setzero_si256();
   for (std::int64_t s = 0; s < steps; ++s) {
     const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(values + s * kStep), factor);
-    const __m256i fits = _mm256_castps_si256(
-        _mm256_cmp_ps(_mm256_and_ps(scaled, magnitude), limit, _CMP_LE_OQ));
+    const __m256i fits =
+        _mm256_castps_si256(_mm256_cmp_ps(_mm256_and_ps(scaled, magnitude), limit, _CMP_LE_OQ));
     const __m256i marked = _mm256_cvtepi8_epi32(
         _mm_loadl_epi64(reinterpret_cast<const __m128i*>(columns + s * kStep)));
-    const __m256i codes = _mm256_andnot_si256(
-        marked, _mm256_and_si256(fits, _mm256_cvtps_epi32(scaled)));
+    const __m256i codes =
+        _mm256_andnot_si256(marked, _mm256_and_si256(fits, _mm256_cvtps_epi32(scaled)));
     sum = _mm256_add_epi32(sum, codes);
     const __m256i words = _mm256_packs_epi32(codes, codes);
     const __m256i bytes = _mm256_packs_epi16(words, words);
@@ -111,8 +109,8 @@ std::int32_t quantize_row_avx2(const float* values, const std::uint8_t* columns,
 }
 
 void row_int8_tile_avx2(const PanelShape& shape, const std::uint8_t* codes, std::int64_t panels,
-                        const std::uint8_t* x, const std::int32_t* negated_sums,
-                        std::int64_t rows, std::int32_t* sums) {
+                        const std::uint8_t* x, const std::int32_t* negated_sums, std::int64_t rows,
+                        std::int32_t* sums) {
   const std::int64_t stride = panels * kPanelWidth;
   for (std::int64_t p = 0; p < panels; ++p) {
     std::int64_t r = 0;

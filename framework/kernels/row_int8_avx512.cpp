@@ -32,8 +32,8 @@ void run_rows(const PanelShape& shape, const std::uint8_t* codes, const std::uin
       }
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r) {
-        const __m512i value = _mm512_set1_epi32(
-            *reinterpret_cast<const AliasedInt*>(x + r * kStep + 4 * four));
+        const __m512i value =
+            _mm512_set1_epi32(*reinterpret_cast<const AliasedInt*>(x + r * kStep + 4 * four));
 #pragma GCC unroll 2
         for (int p = 0; p < panels; ++p) {
           auto& sum = sums[r][p][split == 2 ? four : 0];
@@ -56,8 +56,7 @@ void choose_rows(const PanelShape& shape, const std::uint8_t* codes, std::int64_
   if (count == rows)
     return panels == 2 ? run_rows<rows, 2>(shape, codes, x, negated_sums, sums)
                        : run_rows<rows, 1>(shape, codes, x, negated_sums, sums);
-  if constexpr (rows > 1)
-    choose_rows<rows - 1>(shape, codes, panels, x, negated_sums, count, sums);
+  if constexpr (rows > 1) choose_rows<rows - 1>(shape, codes, panels, x, negated_sums, count, sums);
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ std::int32_t quantize_row_scalar(const float* values, const std::uint8_t* column
   for (std::int64_t s = 0; s < steps; ++s)
     for (std::int64_t i = 0; i < kStep; ++i) {
       const std::int64_t at = s * kStep + i;
-      // Infinities that no threshold takes out and NaN have no integer; the row's scale is NaN then.
+      // Infinities that no threshold takes out and NaN have no integer; the row's scale is NaN
+      // then.
       const float scaled = values[at] * scale;
       const std::int32_t code = columns[at] || !(std::abs(scaled) <= 127.5F)
                                     ? 0

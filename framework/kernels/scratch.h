@@ -24,9 +24,7 @@ class Scratch {
 
  private:
   struct Free {
-    void operator()(std::byte* memory) const {
-      ::operator delete[](memory, std::align_val_t(64));
-    }
+    void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t(64)); }
   };
   std::unique_ptr<std::byte, Free> memory_;
   std::int64_t size_ = 0;

@@ -19,7 +19,7 @@ struct SlabArgs {
   const float* table;
   std::int64_t panels;                 ///< 1 or 2
   std::int64_t first_step, last_step;  ///< of the stretch
-  std::uint8_t* slab;  ///< [step][4 pairs of inputs][panel][16 outputs][2] bfloat16
+  std::uint8_t* slab;                  ///< [step][4 pairs of inputs][panel][16 outputs][2] bfloat16
 };
 
 #if defined(__x86_64__)

@@ -33,7 +33,7 @@ using TileFn = void (*)(const TileArgs&);
 void run_tile_scalar(const TileArgs& args);  ///< the oracle
 #if defined(__x86_64__)
 void run_tile_avx2(const TileArgs& args);
-void run_tile_avx512(const TileArgs& args);       ///< a15, a8, f32
+void run_tile_avx512(const TileArgs& args);           ///< a15, a8, f32
 void run_tile_bf16_avx512bf16(const TileArgs& args);  ///< bf16
 #endif
 

@@ -24,16 +24,15 @@ __m256i load_zeros(const void* zeros, std::int64_t index) {
 
 /// sums + four products a lane; codes up to 15 cannot saturate the 16-bit step.
 __m256i dot4(__m256i sums, __m256i codes, __m256i x) {
-  return _mm256_add_epi32(
-      sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
+  return _mm256_add_epi32(sums,
+                          _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
 }
 
 /// The same for codes up to 255, which would.
 __m256i dot8(__m256i sums, __m256i codes, __m256i x) {
   const __m256i even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)),
                                          _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
-  const __m256i odd =
-      _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(x, 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(x, 8));
   return _mm256_add_epi32(sums, _mm256_add_epi32(even, odd));
 }
 
@@ -80,8 +79,7 @@ void integer_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
             sums[r][half][1] = _mm256_set1_epi32(128 * (two ? high + low : high));
           } else {
             sums[r][half][0] = _mm256_madd_epi16(zeros, _mm256_set1_epi32(high));
-            if constexpr (two)
-              sums[r][half][1] = _mm256_madd_epi16(zeros, _mm256_set1_epi32(low));
+            if constexpr (two) sums[r][half][1] = _mm256_madd_epi16(zeros, _mm256_set1_epi32(low));
           }
         }
       }
@@ -106,9 +104,8 @@ void integer_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
               sum[0] = dot<kind>(sum[0], codes, high);
               if constexpr (table) sum[1] = dot<kind>(sum[1], low_codes, high);
               if constexpr (two)
-                sum[1] = dot<kind>(
-                    sum[1], codes,
-                    _mm256_set1_epi32(*reinterpret_cast<const AliasedInt*>(at + 8)));
+                sum[1] = dot<kind>(sum[1], codes,
+                                   _mm256_set1_epi32(*reinterpret_cast<const AliasedInt*>(at + 8)));
             }
           }
       }
@@ -127,8 +124,8 @@ void integer_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
   }
   for (int r = 0; r < rows; ++r)
     for (int half = 0; half < 2; ++half)
-      _mm256_storeu_ps(
-          args.out + (row + r) * args.out_stride + panel * kPanelWidth + 8 * half, y[r][half]);
+      _mm256_storeu_ps(args.out + (row + r) * args.out_stride + panel * kPanelWidth + 8 * half,
+                       y[r][half]);
 }
 
 /// Rows of one panel in float32: code - middle, or the table, times x.
@@ -136,8 +133,8 @@ template <PanelKind kind, int rows>
 void float_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
   constexpr bool table = kind == PanelKind::table4;
   const PanelShape& shape = *args.shape;
-  const __m256 lower = table ? _mm256_loadu_ps(args.table)
-                             : _mm256_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1);
+  const __m256 lower =
+      table ? _mm256_loadu_ps(args.table) : _mm256_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1);
   const __m256 upper =
       table ? _mm256_loadu_ps(args.table + 8) : _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000U));
@@ -171,8 +168,7 @@ void float_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
                                    _mm256_permutevar8x32_ps(upper, index), bit3);
             }
             for (int r = 0; r < rows; ++r)
-              sums[r][half] =
-                  _mm256_fmadd_ps(w, _mm256_set1_ps(x[r * kStep + t]), sums[r][half]);
+              sums[r][half] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[r * kStep + t]), sums[r][half]);
           }
       for (int half = 0; half < 2; ++half) {
         const std::int64_t at = scales_at + 8 * half;
@@ -191,8 +187,8 @@ void float_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
   }
   for (int r = 0; r < rows; ++r)
     for (int half = 0; half < 2; ++half)
-      _mm256_storeu_ps(
-          args.out + (row + r) * args.out_stride + panel * kPanelWidth + 8 * half, y[r][half]);
+      _mm256_storeu_ps(args.out + (row + r) * args.out_stride + panel * kPanelWidth + 8 * half,
+                       y[r][half]);
 }
 
 template <PanelKind kind, int rows>

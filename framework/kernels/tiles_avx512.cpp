@@ -37,10 +37,10 @@ void integer_tile(const TileArgs& args) {
   const __m512i nibbles = _mm512_set1_epi8(15);
   __m512i high_table = nibbles, low_table = nibbles;
   if constexpr (table) {
-    high_table = _mm512_broadcast_i32x4(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(args.table_high)));
-    low_table = _mm512_broadcast_i32x4(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(args.table_low)));
+    high_table =
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(args.table_high)));
+    low_table =
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(args.table_low)));
   }
   __m512 y[rows][panels];
   for (int r = 0; r < rows; ++r)
@@ -69,12 +69,10 @@ void integer_tile(const TileArgs& args) {
             sums[r][p][1][0] = _mm512_set1_epi32(128 * (two ? high + low : high));
           } else {
             sums[r][p][0][0] = _mm512_madd_epi16(zeros, _mm512_set1_epi32(high));
-            if constexpr (two)
-              sums[r][p][1][0] = _mm512_madd_epi16(zeros, _mm512_set1_epi32(low));
+            if constexpr (two) sums[r][p][1][0] = _mm512_madd_epi16(zeros, _mm512_set1_epi32(low));
           }
           if constexpr (split == 2)
-            for (int part = 0; part < parts; ++part)
-              sums[r][p][part][1] = _mm512_setzero_si512();
+            for (int part = 0; part < parts; ++part) sums[r][p][part][1] = _mm512_setzero_si512();
         }
       }
       for (std::int64_t s = 0; s < steps; ++s, line += shape.step_bytes, x += rows * width) {
@@ -129,8 +127,7 @@ void integer_tile(const TileArgs& args) {
       }
 #pragma GCC unroll 2
       for (int p = 0; p < panels; ++p) {
-        const __m512 scales =
-            _mm512_loadu_ps(args.scales + p * scale_stride + g * kPanelWidth);
+        const __m512 scales = _mm512_loadu_ps(args.scales + p * scale_stride + g * kPanelWidth);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
           auto& sum = sums[r][p];
@@ -181,8 +178,7 @@ void float_tile(const TileArgs& args) {
         __m512i v[panels];
         for (int p = 0; p < panels; ++p) {
           v[p] = _mm512_load_si512(line + p * panel_bytes);
-          _mm_prefetch(reinterpret_cast<const char*>(line + p * panel_bytes + kAhead),
-                       _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(line + p * panel_bytes + kAhead), _MM_HINT_T0);
         }
 #pragma GCC unroll 8
         for (int t = 0; t < kStep; ++t) {
@@ -204,8 +200,8 @@ void float_tile(const TileArgs& args) {
           for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
             for (int p = 0; p < panels; ++p)
-              sums[r][p][t % split] = _mm512_fmadd_ps(w[p], _mm512_set1_ps(x[r * kStep + t]),
-                                                      sums[r][p][t % split]);
+              sums[r][p][t % split] =
+                  _mm512_fmadd_ps(w[p], _mm512_set1_ps(x[r * kStep + t]), sums[r][p][t % split]);
         }
       }
       for (int p = 0; p < panels; ++p) {
@@ -249,9 +245,9 @@ void choose_act(const TileArgs& args) {
   constexpr bool table = kind == PanelKind::table4;
   switch (args.act) {
     case Act::a15:
-      return choose_rows<kind, Act::a15, table ? 5 : 6>(args);
+      return choose_rows < kind, Act::a15, table ? 5 : 6 > (args);
     case Act::a8:
-      return choose_rows<kind, Act::a8, table ? 5 : 12>(args);
+      return choose_rows < kind, Act::a8, table ? 5 : 12 > (args);
     case Act::f32:
     case Act::bf16:
       return choose_rows<kind, Act::f32, 6>(args);

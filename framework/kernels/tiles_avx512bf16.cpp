@@ -23,9 +23,9 @@ template <PanelKind kind, int rows, int panels>
 void bf16_tile(const TileArgs& args) {
   constexpr int split = rows == 1 ? 2 : 1;
   const PanelShape& shape = *args.shape;
-  const __m512 entries = kind == PanelKind::table4
-                             ? _mm512_loadu_ps(args.table)
-                             : _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512 entries = kind == PanelKind::table4 ? _mm512_loadu_ps(args.table)
+                                                   : _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1,
+                                                                    0, 1, 2, 3, 4, 5, 6, 7);
   // Twice the 16 entries, so that the fifth bit of an index, a neighbour's, does not matter.
   const __m512i codes = as_integers(_mm512_cvtne2ps_pbh(entries, entries));
   __m512 y[rows][panels];
@@ -48,8 +48,7 @@ void bf16_tile(const TileArgs& args) {
         __m512i v[panels];
         for (int p = 0; p < panels; ++p) {
           v[p] = _mm512_load_si512(line + p * panel_bytes);
-          _mm_prefetch(reinterpret_cast<const char*>(line + p * panel_bytes + kAhead),
-                       _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(line + p * panel_bytes + kAhead), _MM_HINT_T0);
         }
 #pragma GCC unroll 4
         for (int t = 0; t < 4; ++t) {
@@ -61,8 +60,8 @@ void bf16_tile(const TileArgs& args) {
           for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
             for (int p = 0; p < panels; ++p)
-              sums[r][p][t % split] = _mm512_dpbf16_ps(sums[r][p][t % split], w[p],
-                                                       broadcast(x + r * 16 + 4 * t));
+              sums[r][p][t % split] =
+                  _mm512_dpbf16_ps(sums[r][p][t % split], w[p], broadcast(x + r * 16 + 4 * t));
         }
       }
       for (int p = 0; p < panels; ++p) {
@@ -98,9 +97,9 @@ void choose_rows(const TileArgs& args) {
 
 /// Two numbers a lane, rounded once: `first` in the low half.
 __m512i pair(__m512 first, __m512 second) {
-  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
-                                              24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17,
-                                              1, 16, 0);
+  const __m512i interleave =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(interleave, as_integers(_mm512_cvtne2ps_pbh(second, first)));
 }
 
@@ -135,10 +134,9 @@ void decode_panel(const SlabArgs& args, std::int64_t panel) {
         if constexpr (kind == PanelKind::int8) {
           const __m512i v = _mm512_load_si512(line + t / 2 * 64);
           const __m512i byte = _mm512_set1_epi32(255);
-          first = _mm512_cvtepi32_ps(
-              _mm512_and_si512(_mm512_srli_epi32(v, 16 * (t % 2)), byte));
-          second = _mm512_cvtepi32_ps(
-              _mm512_and_si512(_mm512_srli_epi32(v, 16 * (t % 2) + 8), byte));
+          first = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, 16 * (t % 2)), byte));
+          second =
+              _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, 16 * (t % 2) + 8), byte));
         } else {
           const __m512i v = _mm512_load_si512(line);
           first = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4 * t), codes);

@@ -27,8 +27,7 @@ struct Block {
 unsigned code_of(const TileArgs& args, const Block& at, std::int64_t step, std::int64_t i,
                  std::int64_t j) {
   const PanelShape& shape = *args.shape;
-  const std::uint8_t* line =
-      args.codes + at.panel * shape.panel_bytes + step * shape.step_bytes;
+  const std::uint8_t* line = args.codes + at.panel * shape.panel_bytes + step * shape.step_bytes;
   if (shape.kind == PanelKind::int8) return line[i / 4 * 64 + 4 * j + i % 4];
   return line[4 * j + i % 4] >> (i / 4 * 4) & 15U;
 }
@@ -97,8 +96,8 @@ void run_tile_scalar(const TileArgs& args) {
         float y = 0;
         Block at{panel, 0, 0, 0, 0};
         for (at.group = 0; at.group < shape.groups; ++at.group) {
-          std::int64_t left = at.group + 1 < shape.groups ? shape.steps_of_group
-                                                          : shape.steps_of_last_group;
+          std::int64_t left =
+              at.group + 1 < shape.groups ? shape.steps_of_group : shape.steps_of_last_group;
           const std::int64_t index = (panel * shape.groups + at.group) * 16 + j;
           for (; left > 0; left -= kBlockSteps, at.step += at.steps, ++at.block) {
             at.steps = std::min(left, kBlockSteps);

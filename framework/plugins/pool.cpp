@@ -37,12 +37,12 @@ std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// Jobs are made once and used again, never freed: a thread that comes late may still look at one.
 struct Job {
-  std::atomic<int64_t> next{0};     ///< the chunk that is claimed next
-  std::atomic<int64_t> done{0};     ///< chunks that are finished (plain jobs)
-  std::atomic<int32_t> visitors{0}; ///< helpers that may be reading this
-  bool taken = false;               ///< under Pool::mutex_
+  std::atomic<int64_t> next{0};      ///< the chunk that is claimed next
+  std::atomic<int64_t> done{0};      ///< chunks that are finished (plain jobs)
+  std::atomic<int32_t> visitors{0};  ///< helpers that may be reading this
+  bool taken = false;                ///< under Pool::mutex_
   int64_t chunks = 0;
-  int32_t helpers = 0;              ///< how many may take part
+  int32_t helpers = 0;  ///< how many may take part
 
   RunFn run = nullptr;
   void* context = nullptr;
@@ -50,10 +50,10 @@ struct Job {
   ComputeFn compute = nullptr;
   std::size_t shared_bytes = 0, staging_bytes = 0;
   std::size_t capacity = 0;
-  std::byte* memory = nullptr;      ///< shared, then chunks + 1 staging areas
+  std::byte* memory = nullptr;                 ///< shared, then chunks + 1 staging areas
   std::unique_ptr<std::atomic<bool>[]> ready;  ///< by chunk (staged jobs)
   int64_t ready_capacity = 0;
-  std::vector<char> delivered;                 ///< by chunk, for the caller alone
+  std::vector<char> delivered;  ///< by chunk, for the caller alone
 
   std::byte* staging(int64_t chunk) {
     return memory + shared_bytes + static_cast<std::size_t>(chunk) * staging_bytes;
@@ -162,7 +162,8 @@ class Pool {
     }
     if (shared) {
       retract();
-      finish_staged(job, compute, deliver, context, (Clock::now() - begin) / std::max<int64_t>(own, 1));
+      finish_staged(job, compute, deliver, context,
+                    (Clock::now() - begin) / std::max<int64_t>(own, 1));
     }
     close(job);
   }
@@ -184,7 +185,8 @@ class Pool {
   void finish_staged(Job* job, ComputeFn compute, DeliverFn deliver, void* context,
                      Clock::duration chunk_time) {
     const int64_t chunks = job->chunks;
-    auto deadline = Clock::now() + std::max<Clock::duration>(chunk_time, std::chrono::microseconds(5));
+    auto deadline =
+        Clock::now() + std::max<Clock::duration>(chunk_time, std::chrono::microseconds(5));
     for (int64_t i = 0; i < chunks; ++i) {
       if (job->delivered[static_cast<std::size_t>(i)]) continue;
       while (!job->ready[i].load(std::memory_order_acquire) && Clock::now() < deadline) relax();
@@ -198,7 +200,9 @@ class Pool {
   }
 
   /// Whether others may help: not from inside a chunk or one of LibTorch's parallel regions.
-  bool may_share() const { return !inside && !at::in_parallel_region() && at::get_num_threads() > 1; }
+  bool may_share() const {
+    return !inside && !at::in_parallel_region() && at::get_num_threads() > 1;
+  }
 
   /// False when another thread's job is being worked on: helpers serve one job at a time.
   bool publish(Job* job) {

@@ -100,8 +100,8 @@ at::Tensor unpack_absmax(const kernels::PanelTensors& panels, std::int64_t block
   for (std::int64_t block = 0; block < blocks; ++block) {
     const std::int64_t row = block * blocksize / shape.k;
     const std::int64_t group = block * blocksize % shape.k / shape.group;
-    absmax[block] = scales[(row / kPanelWidth * shape.groups + group) * kPanelWidth +
-                           row % kPanelWidth];
+    absmax[block] =
+        scales[(row / kPanelWidth * shape.groups + group) * kPanelWidth + row % kPanelWidth];
   }
   return out;
 }

@@ -120,11 +120,10 @@ at::Tensor Linear4bit::multiply_dequantized(const at::Tensor& x) const {
     for (std::int64_t slab = begin; slab < end; ++slab) {
       const std::int64_t first = slab * height, count = std::min(height, out_features_ - first);
       auto rows = at::empty({count, in_features_}, at::kFloat);
-      dequantize_blocks()(weight.const_data_ptr<std::uint8_t>(),
-                          state_.table.const_data_ptr<float>(),
-                          state_.absmax.const_data_ptr<float>(), state_.blocksize,
-                          first * in_features_, count * in_features_,
-                          rows.mutable_data_ptr<float>());
+      dequantize_blocks()(
+          weight.const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
+          state_.absmax.const_data_ptr<float>(), state_.blocksize, first * in_features_,
+          count * in_features_, rows.mutable_data_ptr<float>());
       y.narrow(1, first, count).copy_(at::mm(input, rows.to(state_.dtype).to(compute).t()));
     }
   });

@@ -85,8 +85,8 @@ void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bia
 }
 
 void Linear8bitLt::pack(const at::Tensor& given) {
-  const auto shape = kernels::panel_shape(kernels::PanelKind::int8, out_features_, in_features_,
-                                          in_features_);
+  const auto shape =
+      kernels::panel_shape(kernels::PanelKind::int8, out_features_, in_features_, in_features_);
   if (panels_.defined()) pool().drain();
   kernels::PanelTensors out;
   out.shape = shape;
@@ -96,8 +96,8 @@ void Linear8bitLt::pack(const at::Tensor& given) {
     const std::int8_t* data;
     std::int64_t n, k;
   } source{given.const_data_ptr<std::int8_t>(), out_features_, in_features_};
-  const auto read = [](const void* self, std::int64_t panel, std::int64_t first,
-                       std::int64_t count, std::uint8_t* to) {
+  const auto read = [](const void* self, std::int64_t panel, std::int64_t first, std::int64_t count,
+                       std::uint8_t* to) {
     const auto& from = *static_cast<const Source*>(self);
     const std::int64_t width = std::min(kPanelWidth, from.n - panel * kPanelWidth);
     for (std::int64_t j = 0; j < width; ++j) {

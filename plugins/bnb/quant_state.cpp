@@ -192,7 +192,8 @@ QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool d
   auto* scales = absmax.mutable_data_ptr<float>();
   std::atomic<bool> finite{true};
   for_each_chunk(pool(), chunks, [&](std::int64_t chunk) {
-    const std::int64_t first = chunk * kBlocksAtOnce, last = std::min(first + kBlocksAtOnce, blocks);
+    const std::int64_t first = chunk * kBlocksAtOnce,
+                       last = std::min(first + kBlocksAtOnce, blocks);
     if (!quantize_elements(from, kernels::element_type(values.scalar_type()), count, kBlock, type,
                            first, last, bytes, scales))
       finite.store(false, std::memory_order_relaxed);

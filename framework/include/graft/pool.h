@@ -31,17 +31,16 @@ typedef struct graft_pool {
   /* [any-thread] A job with `shared_bytes` of shared memory and `chunks` staging areas of
    * `staging_bytes`, all aligned to 64 bytes; NULL when there is no memory. Give it to run_staged
    * once, in the same thread. */
-  void* (*open_staged)(uint64_t shared_bytes, int64_t chunks,
-                       uint64_t staging_bytes) GRAFT_NOEXCEPT;
+  void* (*open_staged)(uint64_t shared_bytes, int64_t chunks, uint64_t staging_bytes)GRAFT_NOEXCEPT;
   /* The shared memory of an open job. */
-  void* (*shared_of)(void* job) GRAFT_NOEXCEPT;
+  void* (*shared_of)(void* job)GRAFT_NOEXCEPT;
   /* Calls compute(shared, i, staging) for each chunk on any threads, perhaps twice for some, and
    * deliver(context, i, staging) once for each, in the calling thread. Closes the job. */
   void (*run_staged)(void* job,
-                     void (*compute)(const void* shared, int64_t chunk,
-                                     void* staging) GRAFT_NOEXCEPT,
-                     void (*deliver)(void* context, int64_t chunk,
-                                     const void* staging) GRAFT_NOEXCEPT,
+                     void (*compute)(const void* shared, int64_t chunk, void* staging)
+                         GRAFT_NOEXCEPT,
+                     void (*deliver)(void* context, int64_t chunk, const void* staging)
+                         GRAFT_NOEXCEPT,
                      void* context) GRAFT_NOEXCEPT;
   /* [any-thread] Returns once no thread works on a job whose run_staged has returned. Call it
    * before memory that compute functions read, such as weights, goes away. */

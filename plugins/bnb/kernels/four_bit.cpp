@@ -124,11 +124,11 @@ bool quantize_elements_at(kernels::CpuLevel level, const void* x, kernels::Eleme
   if (level >= kernels::CpuLevel::avx2) {
     const std::int64_t whole = std::max(first, std::min(last, count / blocksize));
     const std::int64_t bytes = element == kernels::ElementType::f32 ? 4 : 2;
-    const auto run = level == kernels::CpuLevel::avx2 ? &quantize_blocks_avx2
-                                                      : &quantize_blocks_avx512;
-    const std::uint32_t most = run(static_cast<const char*>(x) + first * blocksize * bytes, element,
-                                   blocksize, thresholds(type), whole - first,
-                                   packed + first * blocksize / 2, absmax + first);
+    const auto run =
+        level == kernels::CpuLevel::avx2 ? &quantize_blocks_avx2 : &quantize_blocks_avx512;
+    const std::uint32_t most =
+        run(static_cast<const char*>(x) + first * blocksize * bytes, element, blocksize,
+            thresholds(type), whole - first, packed + first * blocksize / 2, absmax + first);
     if (most >= 0x7F800000U) return false;
     first = whole;
   }

@@ -42,8 +42,7 @@ __m256i search(__m256 value, __m256 upper_heap, __m256 lower_heap) {
   __m256i node = _mm256_set1_epi32(1);
 #pragma GCC unroll 4
   for (int level = 0; level < 4; ++level) {
-    const __m256 border =
-        _mm256_permutevar8x32_ps(level < 3 ? upper_heap : lower_heap, node);
+    const __m256 border = _mm256_permutevar8x32_ps(level < 3 ? upper_heap : lower_heap, node);
     const __m256i above = _mm256_castps_si256(_mm256_cmp_ps(value, border, _CMP_GT_OQ));
     node = _mm256_sub_epi32(_mm256_add_epi32(node, node), above);
   }
@@ -71,8 +70,7 @@ std::uint32_t quantize_blocks_avx2(const void* x, ElementType element, std::int6
   }
   const __m256 upper_heap = _mm256_load_ps(heap_values);
   const __m256 lower_heap = _mm256_load_ps(heap_values + 8);
-  const __m128i codes =
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(thresholds.codes.data()));
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(thresholds.codes.data()));
   const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
   std::uint32_t most_of_all = 0;
   for (std::int64_t block = 0; block < blocks; ++block) {

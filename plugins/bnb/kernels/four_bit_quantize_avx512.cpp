@@ -113,8 +113,7 @@ template <ElementType element, class Search>
 std::uint32_t run(const Search& search, const void* x, std::int64_t blocksize,
                   const Thresholds& thresholds, std::int64_t blocks, std::uint8_t* packed,
                   float* absmax) {
-  const __m128i codes =
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(thresholds.codes.data()));
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(thresholds.codes.data()));
   const __m128i fifteen = _mm_set1_epi8(15);
   const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
   std::uint32_t most_of_all = 0;

@@ -78,8 +78,8 @@ TEST_CASE("every level quantizes to the oracle's bytes, from every element type"
             const std::int64_t middle = blocks / 3;
             CHECK(quantize_elements_at(level, bytes.data(), element, count, blocksize, type, 0,
                                        middle, packed.data(), found.data()));
-            CHECK(quantize_elements_at(level, bytes.data(), element, count, blocksize, type,
-                                       middle, blocks, packed.data(), found.data()));
+            CHECK(quantize_elements_at(level, bytes.data(), element, count, blocksize, type, middle,
+                                       blocks, packed.data(), found.data()));
             CHECK(packed.back() == 0xEE);
             CHECK(found.back() == 5.0F);
             packed.pop_back();
@@ -91,8 +91,8 @@ TEST_CASE("every level quantizes to the oracle's bytes, from every element type"
 }
 
 TEST_CASE("NaN and infinity are reported wherever they are") {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          -std::numeric_limits<float>::infinity()})
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
     for (const std::size_t place : {std::size_t{0}, std::size_t{70}, std::size_t{199}})
       for (const auto level : kernels::available_cpu_levels()) {
         std::vector<float> x(200, 0.5F);

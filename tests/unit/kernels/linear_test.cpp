@@ -25,8 +25,9 @@ struct Size {
 
 // 1 x 1; one output; fewer inputs than a group; groups and outputs that end early; several panels;
 // groups longer than a block; a group that no step divides.
-constexpr Size kSizes[] = {{1, 1, 1},     {1, 300, 64}, {5, 24, 128},  {17, 200, 64}, {40, 7, 3},
-                           {33, 129, 32}, {64, 512, 512}, {50, 300, 100}, {80, 1000, 256}};
+constexpr Size kSizes[] = {{1, 1, 1},      {1, 300, 64},   {5, 24, 128},
+                           {17, 200, 64},  {40, 7, 3},     {33, 129, 32},
+                           {64, 512, 512}, {50, 300, 100}, {80, 1000, 256}};
 constexpr PanelKind kKinds[] = {PanelKind::int4, PanelKind::int8, PanelKind::table4};
 
 enum class Shape { gaussian, heavy, outliers };
@@ -155,8 +156,7 @@ TEST_CASE("integer activations give the oracle's bits at every level, any thread
           const RandomWeight weight(kind, size.n, size.k, size.group, shuffled);
           const std::int64_t most = 29;
           const auto x = rows(most, size.k, Shape::outliers);
-          const auto oracle =
-              run(CpuLevel::scalar, weight, act, x, most, ThreadPool<1>::table);
+          const auto oracle = run(CpuLevel::scalar, weight, act, x, most, ThreadPool<1>::table);
           for (const auto level : available_cpu_levels())
             for (const std::int64_t m : {1, 2, 3, 7, 13, 29}) {
               INFO(label(kind, level, size, m));
@@ -190,10 +190,11 @@ TEST_CASE("15-bit activations lose at most 2e-4, whatever the input looks like")
     for (const auto shape : {Shape::gaussian, Shape::heavy, Shape::outliers}) {
       const RandomWeight weight(kind, 96, 4096, kind == PanelKind::table4 ? 64 : 128);
       const auto x = rows(2, 4096, shape);
-      const auto y = run(available_cpu_levels().back(), weight, Act::a15, x, 2,
-                         ThreadPool<1>::table);
+      const auto y =
+          run(available_cpu_levels().back(), weight, Act::a15, x, 2, ThreadPool<1>::table);
       const double error = error_of(y, weight, x, 2);
-      MESSAGE("kind ", static_cast<int>(kind), " input ", static_cast<int>(shape), " error ", error);
+      MESSAGE("kind ", static_cast<int>(kind), " input ", static_cast<int>(shape), " error ",
+              error);
       CHECK(error <= 2e-4);
     }
 }
@@ -271,8 +272,8 @@ TEST_CASE("a row with NaN or infinity gives NaN, and leaves its neighbours alone
   const RandomWeight weight(PanelKind::int4, 20, 256, 64);
   auto x = rows(3, 256, Shape::gaussian);
   const auto clean = run(CpuLevel::scalar, weight, Act::a15, x, 3, ThreadPool<1>::table);
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     x[256 + 77] = bad;
     for (const auto level : available_cpu_levels()) {
       const auto y = run(level, weight, Act::a15, x, 3, ThreadPool<1>::table);

@@ -11,9 +11,7 @@
 namespace graft::tests {
 
 struct FreeBytes {
-  void operator()(std::uint8_t* memory) const {
-    ::operator delete[](memory, std::align_val_t(64));
-  }
+  void operator()(std::uint8_t* memory) const { ::operator delete[](memory, std::align_val_t(64)); }
 };
 
 /// A packed weight of random codes, scales and zero points, and the same numbers in float64.
@@ -63,10 +61,10 @@ struct RandomWeight {
       const auto& at = *static_cast<const Source*>(self);
       for (std::int64_t i = 0; i < count; ++i)
         for (std::int64_t j = 0; j < 16; ++j)
-          out[i * 16 + j] = panel * 16 + j < at.n
-                                ? (*at.codes)[static_cast<std::size_t>((panel * 16 + j) * at.k +
-                                                                       first + i)]
-                                : std::uint8_t{0xFF};
+          out[i * 16 + j] =
+              panel * 16 + j < at.n
+                  ? (*at.codes)[static_cast<std::size_t>((panel * 16 + j) * at.k + first + i)]
+                  : std::uint8_t{0xFF};
     };
     kernels::pack_panels(shape, {+read, &source}, 0, shape.panels, memory.get());
     packed.shape = shape;
@@ -82,8 +80,8 @@ struct RandomWeight {
   double value(std::int64_t output, std::int64_t i) const {
     const auto& shape = packed.shape;
     const auto code = codes[static_cast<std::size_t>(output * shape.k + i)];
-    const auto at = static_cast<std::size_t>(
-        (output / 16 * shape.groups + i / shape.group) * 16 + output % 16);
+    const auto at =
+        static_cast<std::size_t>((output / 16 * shape.groups + i / shape.group) * 16 + output % 16);
     const double scale = static_cast<double>(scales[at]);
     switch (shape.kind) {
       case kernels::PanelKind::int4:

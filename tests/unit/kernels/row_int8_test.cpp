@@ -62,8 +62,7 @@ TEST_CASE("LLM.int8 follows its definition") {
         scales.push_back(0.5F + static_cast<float>(o) / 64.0F);
       const std::int64_t m = 3;
       const auto x = rows(m, size.k, true);
-      const auto y =
-          run(CpuLevel::scalar, weight, scales, x, m, threshold, ThreadPool<1>::table);
+      const auto y = run(CpuLevel::scalar, weight, scales, x, m, threshold, ThreadPool<1>::table);
       const auto k = static_cast<std::size_t>(size.k);
       std::vector<bool> out_of_int8(k);
       std::vector<float> half;
@@ -81,16 +80,16 @@ TEST_CASE("LLM.int8 follows its definition") {
             const int code = weight.codes[o * k + i] - 128;
             if (out_of_int8[i])
               exact += static_cast<double>(half[r * k + i]) *
-                       static_cast<double>(static_cast<float>(static_cast<_Float16>(
-                           static_cast<float>(code) * scales[o] / 127.0F)));
+                       static_cast<double>(static_cast<float>(
+                           static_cast<_Float16>(static_cast<float>(code) * scales[o] / 127.0F)));
             else
-              sum += code * static_cast<double>(std::nearbyint(half[r * k + i] * (1.0F / absmax * 127.0F)));
+              sum += code * static_cast<double>(
+                                std::nearbyint(half[r * k + i] * (1.0F / absmax * 127.0F)));
           }
-          const double expected =
-              (absmax > 0 ? sum * static_cast<double>(absmax) * static_cast<double>(scales[o]) /
-                                16129.0
-                          : 0) +
-              exact;
+          const double expected = (absmax > 0 ? sum * static_cast<double>(absmax) *
+                                                    static_cast<double>(scales[o]) / 16129.0
+                                              : 0) +
+                                  exact;
           CHECK(static_cast<double>(y[r * static_cast<std::size_t>(size.n) + o]) ==
                 doctest::Approx(expected).epsilon(1e-3));
         }

@@ -45,8 +45,7 @@ struct ThreadPool {
 
   static void* shared_of(void* job) noexcept { return static_cast<Job*>(job)->memory; }
 
-  static void run_staged(void* opaque,
-                         void (*compute)(const void*, std::int64_t, void*) noexcept,
+  static void run_staged(void* opaque, void (*compute)(const void*, std::int64_t, void*) noexcept,
                          void (*deliver)(void*, std::int64_t, const void*) noexcept,
                          void* context) noexcept {
     auto* job = static_cast<Job*>(opaque);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """graft's CPU kernels beside those of its peers: the same shapes, in alternating rounds.
 
-    python bench/peers/kernels.py build/release/bin/graft [--rows 1 8 32] [--rounds 7] [--threads 1]
+    python bench/peers/cpu_kernels.py build/release/bin/graft [--rows 1 8 32] [--rounds 7] [--threads 1]
 
 Needs torch and bitsandbytes in the environment it runs in. Weights rotate through more memory than
 four times the last-level cache. With one thread the time is that of the core, with more it is what
