@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include "graft/activations.h"
+#include "graft/error.h"
 #include "kernels/linear.h"
 
 // Packed panels as tensors, for plugins' modules. The only header here that knows torch; kernel
@@ -43,11 +44,14 @@ inline PanelTensors empty_panels(const PanelShape& shape) {
   return out;
 }
 
-/// float32, bfloat16 or float16.
+/// Throws Error(usage) for what is not float32, bfloat16 or float16.
 inline ElementType element_type(at::ScalarType type) {
-  return type == at::kFloat      ? ElementType::f32
-         : type == at::kBFloat16 ? ElementType::bf16
-                                 : ElementType::f16;
+  if (type == at::kFloat) return ElementType::f32;
+  if (type == at::kBFloat16) return ElementType::bf16;
+  if (type == at::kHalf) return ElementType::f16;
+  throw Error(ErrorKind::usage, "quantized layers do not compute with such numbers")
+      .expected("float32, bfloat16 or float16")
+      .found(c10::toString(type));
 }
 
 /// What rows of `type` are computed in under the mode that was asked for: 15-bit activations unless
