@@ -40,6 +40,7 @@ struct Job {
   const std::uint8_t* codes;
   const float* scales;
   Functions functions;
+  ElementType x_type;
   std::int64_t m, panels_of_chunk, outliers;
   const std::uint8_t* values;           ///< prepared tiles, [step][row][8]
   const float* x_scales;                ///< [m]
@@ -48,15 +49,39 @@ struct Job {
   const float* outlier_values;          ///< [m][outliers]
 };
 
-/// A weight as bitsandbytes dequantizes it for the float16 product.
-float half_weight(const Job& job, std::int64_t panel, std::int64_t column, std::int64_t j) {
+std::int64_t element_bytes(ElementType type) { return type == ElementType::f32 ? 4 : 2; }
+
+float widen(const void* x, ElementType type, std::int64_t i) {
+  if (type == ElementType::f32) return static_cast<const float*>(x)[i];
+  const std::uint16_t half = static_cast<const std::uint16_t*>(x)[i];
+  if (type == ElementType::f16) {
+    _Float16 value;
+    std::memcpy(&value, &half, 2);
+    return static_cast<float>(value);
+  }
+  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+/// A number rounded to `type`.
+float round_to(float value, ElementType type) {
+  if (type == ElementType::f32) return value;
+  std::uint16_t half;
+  store_row_scalar(&value, nullptr, 1, type, &half);
+  return widen(&half, type, 0);
+}
+
+/// A weight as bitsandbytes dequantizes it for the product with outliers: in the dtype of x.
+float plain_weight(const Job& job, std::int64_t panel, std::int64_t column, std::int64_t j) {
   const std::uint8_t* line =
       job.codes + panel * job.shape.panel_bytes + column / kStep * job.shape.step_bytes;
   const std::int64_t i = column % kStep;
   const int code = line[i / 4 * 64 + 4 * j + i % 4] - 128;
   const std::int64_t n = panel * kPanelWidth + j;
   const float scale = n < job.shape.n ? job.scales[n] : 0;
-  return static_cast<float>(static_cast<_Float16>(static_cast<float>(code) * scale * kOneOver127));
+  return round_to(static_cast<float>(code) * scale * kOneOver127, job.x_type);
 }
 
 /// Panels [first, first + count) for all rows, to out [m][out_stride].
@@ -85,15 +110,13 @@ void run_panels(const Job& job, std::int64_t first, std::int64_t count, float* o
     for (std::int64_t o = 0; o < job.outliers; ++o)
       for (std::int64_t j = 0; j < width; ++j) {
         const float weight =
-            half_weight(job, panel + j / kPanelWidth, job.outlier_columns[o], j % kPanelWidth);
+            plain_weight(job, panel + j / kPanelWidth, job.outlier_columns[o], j % kPanelWidth);
         for (std::int64_t r = 0; r < job.m; ++r)
           out[r * out_stride + (panel - first) * kPanelWidth + j] +=
               job.outlier_values[r * job.outliers + o] * weight;
       }
   }
 }
-
-std::int64_t element_bytes(ElementType type) { return type == ElementType::f32 ? 4 : 2; }
 
 void store_panels(const Job& job, const RowInt8Args& args, std::int64_t first_row,
                   std::int64_t first, std::int64_t count, const float* out,
@@ -121,8 +144,9 @@ std::int64_t prepared_bytes(const PanelShape& shape, std::int64_t m, std::int64_
 }
 
 /// Fills the job's memory from rows [first, first + m) of what was scanned.
-void prepare(Job& job, std::byte* memory, const Scanned& scanned, std::int64_t first,
-             std::int64_t m, const std::int32_t* outlier_columns, std::int64_t outliers) {
+void prepare(Job& job, std::byte* memory, const RowInt8Args& args, const Scanned& scanned,
+             std::int64_t first, std::int64_t m, const std::int32_t* outlier_columns,
+             std::int64_t outliers) {
   const std::int64_t steps = job.shape.steps;
   job.m = m;
   job.outliers = outliers;
@@ -140,6 +164,8 @@ void prepare(Job& job, std::byte* memory, const Scanned& scanned, std::int64_t f
     for (std::int64_t r = 0; r < tile.rows; ++r) {
       const std::int64_t row = tile.first + r;
       const float* from = scanned.values + (first + row) * steps * kStep;
+      const void* given = static_cast<const char*>(args.x) +
+                          (first + row) * args.x_stride * element_bytes(args.x_type);
       const float absmax = scanned.absmax[first + row];
       const bool usable = absmax > 0 && std::isfinite(absmax);
       sums[row] = job.functions.quantize(
@@ -147,7 +173,7 @@ void prepare(Job& job, std::byte* memory, const Scanned& scanned, std::int64_t f
           values + (tile.first * steps + r) * kStep, tile.rows * kStep);
       scales[row] = std::isfinite(absmax) ? absmax : std::nanf("");
       for (std::int64_t o = 0; o < outliers; ++o)
-        large[row * outliers + o] = from[outlier_columns[o]];
+        large[row * outliers + o] = widen(given, args.x_type, outlier_columns[o]);
     }
   }
   job.values = values;
@@ -170,7 +196,7 @@ bool run_staged(Job& job, const RowInt8Args& args, const Scanned& scanned,
                        chunks, static_cast<std::uint64_t>(args.m * stride * 4));
   if (!staged) return false;
   auto* shared = static_cast<std::byte*>(pool.shared_of(staged));
-  prepare(job, shared + head, scanned, 0, args.m, outlier_columns, outliers);
+  prepare(job, shared + head, args, scanned, 0, args.m, outlier_columns, outliers);
   struct Context {
     const Job* job;
     const RowInt8Args* args;
@@ -202,6 +228,7 @@ void multiply_rows_int8_at(CpuLevel level, const RowInt8Args& args, const graft_
   job.shape = *args.shape;
   job.codes = args.codes;
   job.scales = args.scales;
+  job.x_type = args.x_type;
   job.functions = functions_of(level);
   const std::int64_t threads = pool.threads(), panels = job.shape.panels;
   const std::int64_t share = threads > 1 ? panels / (8 * threads) : panels;
@@ -238,7 +265,7 @@ void multiply_rows_int8_at(CpuLevel level, const RowInt8Args& args, const graft_
       job_memory.at_least(prepared_bytes(job.shape, std::min(args.m, kRowsAtOnce), outliers));
   for (std::int64_t block = 0; block < blocks; ++block) {
     const RowTile rows = row_tile(args.m, kRowsAtOnce, block);
-    prepare(job, memory, scanned, rows.first, rows.rows, outlier_columns, outliers);
+    prepare(job, memory, args, scanned, rows.first, rows.rows, outlier_columns, outliers);
     const std::int64_t chunks = (panels + kTilePanels - 1) / kTilePanels;
     for_each_chunk(pool, chunks, [&](std::int64_t chunk) {
       alignas(64) float out[kRowsAtOnce * kTilePanels * kPanelWidth];

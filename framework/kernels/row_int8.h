@@ -6,8 +6,8 @@
 #include "kernels/panels.h"
 
 // LLM.int8 (Dettmers et al. 2022): int8 weights with one scale an output, activations as int8 with
-// one scale a row, except columns that hold a large element, which multiply in float16. The integer
-// sums are exact.
+// one scale a row, except columns that hold a large element, which multiply in the dtype of x. The
+// integer sums are exact.
 
 namespace graft::kernels {
 
@@ -26,7 +26,7 @@ struct RowInt8Args {
   const float* bias = nullptr;
 };
 
-/// x passes through float16 as in bitsandbytes. The same bits at every level and for any number of
+/// x passes through float16 on its way to int8 as in bitsandbytes. The same bits at every level and for any number of
 /// threads; other rows matter through the columns they take out of int8. A row with NaN gives NaN.
 /// The memory of the weight is read until pool.drain() returns. Throws std::bad_alloc.
 void multiply_rows_int8(const RowInt8Args& args, const graft_pool& pool);

@@ -182,7 +182,8 @@ TEST_CASE("a dense model converted in memory equals the streamed one byte for by
     check_equal_tensors(model, streamed.model);
     const test::TemporaryFolder out;
     host.save(streamed, out.path() / "streamed");
-    LoadedModel in_memory{model, quantizer.plan(), streamed.checkpoint, quantizer.describe()};
+    LoadedModel in_memory{model, quantizer.plan(), streamed.checkpoint, quantizer.config(),
+                          quantizer.describe()};
     host.save(in_memory, out.path() / "memory");
     for (const char* name : {"model.safetensors", "config.json"})
       CHECK(test::read_file(out.path() / "streamed" / name) ==

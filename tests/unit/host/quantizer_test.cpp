@@ -102,14 +102,14 @@ TEST_CASE("matrices of every odd shape run, and give what their dequantized weig
       const auto tensors = random_tensors(q, spec, *config, type);
       const auto module = filled(q, spec, *config, tensors);
       const auto weight = q.dequantize(*module);
-      CHECK(weight.scalar_type() == type);
-      CHECK(weight.sizes() == at::IntArrayRef({outputs, inputs}));
+      CHECK((weight.scalar_type() == type));
+      CHECK((weight.sizes() == at::IntArrayRef({outputs, inputs})));
       CHECK(at::isfinite(weight).all().item<bool>());
       const auto x = at::randn({2, 3, inputs});
       const auto expected = at::matmul(x, weight.to(at::kFloat).t());
       const double scale = expected.abs().max().item<double>();
       CHECK(worst(module->forward(x), expected) <= 1e-5 * scale);
-      CHECK(module->forward(x.to(at::kBFloat16)).scalar_type() == at::kBFloat16);
+      CHECK((module->forward(x.to(at::kBFloat16)).scalar_type() == at::kBFloat16));
       for (const auto& [name, tensor] : q.save(*module, *config))
         CHECK_MESSAGE(tensor.equal(tensors.at(name)), name);
     }

@@ -79,9 +79,8 @@ TEST_CASE("LLM.int8 follows its definition") {
           for (std::size_t i = 0; i < k; ++i) {
             const int code = weight.codes[o * k + i] - 128;
             if (out_of_int8[i])
-              exact += static_cast<double>(half[r * k + i]) *
-                       static_cast<double>(static_cast<float>(
-                           static_cast<_Float16>(static_cast<float>(code) * scales[o] / 127.0F)));
+              exact += static_cast<double>(x[r * k + i]) *
+                       static_cast<double>(static_cast<float>(code) * scales[o] / 127.0F);
             else
               sum += code * static_cast<double>(
                                 std::nearbyint(half[r * k + i] * (1.0F / absmax * 127.0F)));
