@@ -102,14 +102,14 @@ TEST_CASE("matrices of every odd shape run, and give what their dequantized weig
       const auto tensors = random_tensors(q, spec, *config, type);
       const auto module = filled(q, spec, *config, tensors);
       const auto weight = q.dequantize(*module);
-      CHECK(weight.scalar_type() == type);
-      CHECK(weight.sizes() == at::IntArrayRef({outputs, inputs}));
+      CHECK((weight.scalar_type() == type));
+      CHECK((weight.sizes() == at::IntArrayRef({outputs, inputs})));
       CHECK(at::isfinite(weight).all().item<bool>());
       const auto x = at::randn({2, 3, inputs});
       const auto expected = at::matmul(x, weight.to(at::kFloat).t());
       const double scale = expected.abs().max().item<double>();
       CHECK(worst(module->forward(x), expected) <= 1e-5 * scale);
-      CHECK(module->forward(x.to(at::kBFloat16)).scalar_type() == at::kBFloat16);
+      CHECK((module->forward(x.to(at::kBFloat16)).scalar_type() == at::kBFloat16));
       for (const auto& [name, tensor] : q.save(*module, *config))
         CHECK_MESSAGE(tensor.equal(tensors.at(name)), name);
     }
@@ -149,7 +149,7 @@ TEST_CASE("a Conv1D weight is turned once, and the packed one is that of the sam
     const auto conv = quantized(settings, spec_of(96, 32, "Conv1D"), weight.t().contiguous(), &module);
     REQUIRE(linear.size() == conv.size());
     for (const auto& [name, tensor] : linear) CHECK_MESSAGE(tensor.equal(conv.at(name)), name);
-    CHECK(quantizer("bitsandbytes").dequantize(*module).sizes() == at::IntArrayRef({32, 96}));
+    CHECK((quantizer("bitsandbytes").dequantize(*module).sizes() == at::IntArrayRef({32, 96})));
   }
   // GPTQ packs along the inputs whatever the class, so the tensors are those of a Linear.
   const auto& q = quantizer("gptq");
@@ -157,7 +157,7 @@ TEST_CASE("a Conv1D weight is turned once, and the packed one is that of the sam
   const auto linear = q.tensors(spec_of(96, 32), *config);
   const auto conv = q.tensors(spec_of(96, 32, "Conv1D"), *config);
   REQUIRE(linear.size() == conv.size());
-  for (std::size_t i = 0; i < linear.size(); ++i) CHECK(linear[i].shape == conv[i].shape);
+  for (std::size_t i = 0; i < linear.size(); ++i) CHECK((linear[i].shape == conv[i].shape));
 }
 
 TEST_CASE("4-bit weights of any size and storage come back, where blocks straddle rows too") {
