@@ -63,7 +63,9 @@ void write_settings_files(const LoadedModel& loaded, FolderWriter& writer) {
     Value side = loaded.plan.pre_quantized ? read_settings_file(loaded.checkpoint, name) : Value();
     if (side.is_object()) {
       for (auto& [key, value] : side.as_object())
-        if (const Value* now = loaded.quantization_config.find(key)) value = *now;
+        if (const Value* now = loaded.quantization_config.find(key);
+            now && !same_settings(*now, value))
+          value = *now;
     } else if (!loaded.plan.pre_quantized && name == names.front()) {
       side = loaded.quantization_config;
     } else {

@@ -12,26 +12,12 @@ namespace {
 constexpr std::uint64_t kMaxSettingsBytes = 8U << 20;
 constexpr const char* kMain = "config.json";
 
-/// Equal, whatever the order of keys: Transformers sorts them, others do not.
-bool same(const Value& a, const Value& b) {
-  if (!a.is_object() || !b.is_object()) return a == b;
-  const auto& fields = a.as_object();
-  return fields.size() == b.as_object().size() &&
-         std::all_of(fields.begin(), fields.end(), [&](const auto& field) {
-           const auto& others = b.as_object();
-           const auto other = std::find_if(others.begin(), others.end(), [&](const auto& candidate) {
-             return candidate.first == field.first;
-           });
-           return other != others.end() && same(field.second, other->second);
-         });
-}
-
 /// "bits (4 in config.json, 8 in quantize_config.json)" for each field that both have.
 std::string differences(const Value& main, const Value& side, const std::string& side_name) {
   std::string out;
   for (const auto& [key, value] : side.as_object()) {
     const Value* other = main.find(key);
-    if (!other || value.is_null() || same(*other, value)) continue;
+    if (!other || value.is_null() || same_settings(*other, value)) continue;
     out += (out.empty() ? "" : ", ") + key + " (" + to_json(*other) + " in " + kMain + ", " +
            to_json(value) + " in " + side_name + ")";
   }
@@ -66,6 +52,19 @@ void take_over(Value& settings, const Value& given, const Method& method, Settin
 }
 
 }  // namespace
+
+bool same_settings(const Value& a, const Value& b) {
+  if (!a.is_object() || !b.is_object()) return a == b;
+  const auto& fields = a.as_object();
+  return fields.size() == b.as_object().size() &&
+         std::all_of(fields.begin(), fields.end(), [&](const auto& field) {
+           const auto& others = b.as_object();
+           const auto other = std::find_if(others.begin(), others.end(), [&](const auto& candidate) {
+             return candidate.first == field.first;
+           });
+           return other != others.end() && same_settings(field.second, other->second);
+         });
+}
 
 Value read_settings_file(const Checkpoint& checkpoint, const std::string& name) {
   const auto path = checkpoint.folder() / name;

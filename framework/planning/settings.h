@@ -30,6 +30,9 @@ Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,
                        const std::vector<Offer>& offers,
                        const std::function<Method(const Value&)>& find);
 
+/// Equal, whatever the order of keys: Transformers sorts them, others do not.
+bool same_settings(const Value& a, const Value& b);
+
 /// The settings file `name` of the checkpoint's folder; null when there is none.
 Value read_settings_file(const Checkpoint& checkpoint, const std::string& name);
 

@@ -60,9 +60,12 @@ QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const Quant
     group.quantizer = entry.quantizer;
     group.entries.push_back(&entry);
     const Tensors tensors = read_examined(entry, checkpoint);
-    group.modules.push_back({entry.spec, entry.config, call_plugin(entry.plugin, entry.spec.path, [&] {
-                               return entry.quantizer->examine(entry.spec, *entry.config, tensors);
-                             })});
+    auto findings = call_plugin(entry.plugin, entry.spec.path, [&] {
+      return in_module(entry.spec.path, [&] {
+        return entry.quantizer->examine(entry.spec, *entry.config, tensors);
+      });
+    });
+    group.modules.push_back({entry.spec, entry.config, std::move(findings)});
   }
   QuantConfigPtr settled_base = base;
   for (auto& [plugin, group] : groups) {

@@ -2,6 +2,7 @@
 
 #include "graft/checkpoint.h"
 #include "graft/context.h"
+#include "graft/error.h"
 #include "graft/plan.h"
 #include "graft/quantizer.h"
 
@@ -13,6 +14,17 @@ namespace graft {
 /// module and tensor when the tensors contradict the settings and `trust` does not decide.
 QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const QuantConfigPtr& base,
                            Trust trust, const Context& context);
+
+/// Runs `step` and adds the module's path to an error it throws.
+template <class Step>
+decltype(auto) in_module(const std::string& path, Step&& step) {
+  try {
+    return step();
+  } catch (Error& error) {
+    error.at(path);
+    throw;
+  }
+}
 
 /// Throws Error(model) with the first position when a float tensor holds NaN or infinity.
 void require_finite(const at::Tensor& tensor, const std::string& name);

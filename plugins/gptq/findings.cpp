@@ -37,6 +37,18 @@ std::string some(const std::vector<std::string>& paths, std::size_t all) {
          quote(paths.front());
 }
 
+/// What find_groups has to tell of the module's g_idx; throws with the module's path.
+std::string group_note(const Examined& module, Trust trust) {
+  GptqConfig config = config_of(module);
+  config.trust = trust;
+  try {
+    return find_groups(findings_of(module).g_idx, module.spec.in_features, config).note;
+  } catch (Error& error) {
+    error.at(module.spec.path);
+    throw;
+  }
+}
+
 const char* label(Format format) { return format == Format::v1 ? "v1" : "v2"; }
 
 }  // namespace
@@ -45,9 +57,7 @@ std::shared_ptr<const ModuleFindings> examine_module(const ModuleSpec& spec,
                                                      const GptqConfig& config,
                                                      const Tensors& tensors) {
   auto out = std::make_shared<ModuleFindings>();
-  const auto* g_idx = tensors.find("g_idx");
-  out->group_note =
-      find_groups(g_idx ? *g_idx : at::Tensor(), spec.in_features, config).note;
+  if (const auto* g_idx = tensors.find("g_idx")) out->g_idx = *g_idx;
   if (const auto* qzeros = tensors.find("qzeros")) {
     const auto zeros = qzeros->contiguous();
     const auto* row =
@@ -165,7 +175,8 @@ Settled settle_modules(const std::shared_ptr<const GptqConfig>& config,
   std::int64_t zero_scales = 0;
   for (const auto& module : modules) {
     const auto& found = findings_of(module);
-    if (!found.group_note.empty()) group_notes[found.group_note].push_back(module.spec.path);
+    if (const auto text = group_note(module, trust); !text.empty())
+      group_notes[text].push_back(module.spec.path);
     if (found.stray_bias == ModuleFindings::StrayBias::zeros)
       zero_biases.push_back(module.spec.path);
     if (found.stray_bias == ModuleFindings::StrayBias::values) biases.push_back(module.spec.path);

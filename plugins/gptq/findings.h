@@ -12,7 +12,7 @@ struct ModuleFindings : Findings {
   bool constant = false;     ///< all fields of qzeros are equal
   unsigned zero = 0;         ///< the first of them
   bool has_full = false;     ///< a field of qzeros is all ones
-  std::string group_note;    ///< of find_groups
+  at::Tensor g_idx;          ///< undefined: the checkpoint has none
   std::int64_t zero_scales = 0, negative_scales = 0;
   enum class StrayBias { none, zeros, values } stray_bias = StrayBias::none;
 };

@@ -83,7 +83,7 @@ std::string blob(const std::string& changes) {
 TEST_CASE("a v1 file that is labelled v2 is refused, or read as --trust says") {
   const auto relabel = [](Value& config, RawTensors&) { label_as(config, "gptq_v2"); };
   refused(kV1, relabel,
-          {"model.layers.0.mlp.down_proj", "'qzeros'", "contradict checkpoint_format",
+          {"model.layers.0.self_attn.q_proj", "'qzeros'", "contradict checkpoint_format",
            "expected gptq_v2 (v2) zero points", "found those of gptq in 14 of 14 modules",
            "--trust data"});
   accepted(kV1, relabel, "the tensors decide",

@@ -27,6 +27,18 @@ struct RawTensor {
 
 using RawTensors = std::map<std::string, RawTensor>;
 
+/// A new empty folder, in memory where the system has such a file system: saving syncs every file.
+inline std::filesystem::path new_folder() {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const bool memory = fs::is_directory("/dev/shm", error);
+  std::string pattern = ((memory ? fs::path("/dev/shm") : fs::temp_directory_path()) /
+                         "graft_test_XXXXXX")
+                            .string();
+  if (!mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder");
+  return pattern;
+}
+
 /// A copy of a golden model folder with changes, in a temporary folder that goes with the object.
 class EditedFolder {
  public:
@@ -44,9 +56,7 @@ class EditedFolder {
       tensors.emplace(info.name, std::move(raw));
     }
     edit(config, tensors);
-    std::string pattern = (fs::temp_directory_path() / "graft_test_XXXXXX").string();
-    if (!mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder");
-    path_ = pattern;
+    path_ = new_folder();
     write("config.json", to_json(config, 2));
     std::vector<TensorToWrite> out;
     for (auto& [name, raw] : tensors)
