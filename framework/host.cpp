@@ -162,9 +162,13 @@ void Host::add_replacement(std::string name, Restructuring how) {
 }
 
 std::vector<std::string> Host::replacements() const {
-  std::vector<std::string> names;
+  std::vector<std::string> names = model_restructuring_names();
   for (const auto& [name, build] : state_->replacements) names.push_back(name);
   return names;
+}
+
+bool Host::builds(const std::string& replacement) const {
+  return state_->restructuring(replacement) != nullptr;
 }
 
 void Host::add_patch(const std::string& yaml) {

@@ -337,9 +337,13 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
         write(to_write(source, tensor));
     }
   }
-  if (plan.pre_quantized)
+  if (plan.pre_quantized) {
     for (const auto& info : checkpoint.tensors())
       if (!written.contains(info.name)) out.push_back(as_stored(checkpoint, info));
+  } else {
+    for (const auto& unloaded : plan.unloaded)
+      if (unloaded.carried) out.push_back(as_stored(checkpoint, checkpoint.at(unloaded.source)));
+  }
   return out;
 }
 

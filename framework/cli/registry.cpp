@@ -69,9 +69,7 @@ std::vector<std::string> unbuilt(const Host& host) {
   std::vector<std::string> out;
   const auto known = host.replacements();
   for (const auto& rule : host.registry().rules()) {
-    if (rule.replacement.empty() ||
-        std::find(known.begin(), known.end(), rule.replacement) != known.end())
-      continue;
+    if (rule.replacement.empty() || host.builds(rule.replacement)) continue;
     const auto& claims = host.registry().claims();
     if (std::any_of(claims.begin(), claims.end(), [&](const ClaimRow& claim) {
           return claim.module_class == rule.module_class;

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "graft/restructuring.h"
 
@@ -9,6 +11,8 @@ namespace graft {
 /// A restructuring that comes with the models, by the name that registry rules use; nullptr when
 /// there is none: "SequentialLlama4TextExperts".
 const Restructuring* model_restructuring(std::string_view name);
+
+std::vector<std::string> model_restructuring_names();
 
 // The separate experts of a family, from the file of its architecture; a line in the table of
 // restructurings.cpp each.

@@ -108,7 +108,7 @@ void Plan::check(bool strict) const {
                     " tensor(s) of the checkpoint belong to no module: " + list_of(unexpected))
         .hint(relax + "them");
   if (!doubts.empty())
-    throw Error(ErrorKind::coverage,
+    throw Error(ErrorKind::model,
                 doubts.front() +
                     (doubts.size() > 1 ? "; and " + std::to_string(doubts.size() - 1) + " more" : ""))
         .hint(relax + "them");

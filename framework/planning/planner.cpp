@@ -420,7 +420,7 @@ class Planner {
       entry.bytes_after += element(tensor);
       if (!source_.known()) continue;
       if (source_.find(full) || !take_parts(entry, name, tensor, block))
-        take(entry, name, tensor.sizes().vec(), false);
+        take(entry, name, tensor.sizes().vec(), tensor.is_floating_point());
     }
     if (entry.reason.empty()) entry.reason = "no method";
   }

@@ -73,8 +73,10 @@ class GRAFT_API Host {
   void add_replacement(std::string name, Replacement build);
   /// The same with a map of its own between the tensors of both.
   void add_replacement(std::string name, Restructuring how);
-  /// The names given to add_replacement.
+  /// The names of the models' own replacements and of those given to add_replacement.
   std::vector<std::string> replacements() const;
+  /// Whether anybody here builds that replacement: the application, a plugin or the models.
+  bool builds(const std::string& replacement) const;
   /// A registry rule as YAML text of one patch: "{class: A, methods: [m], replacement: B}". Shown
   /// as API.
   void add_patch(const std::string& yaml);

@@ -100,7 +100,8 @@ struct GRAFT_API Plan {
   std::uint64_t bytes_taken() const;
 
   /// Throws Error(model) listing what is missing, mismatched or contradictory; under `strict` also
-  /// Error(coverage) for what is unexpected, unmatched, doubtful or left dense for want of support.
+  /// for what is doubtful, and Error(coverage) for what is unexpected, unmatched or left dense for
+  /// want of support.
   void check(bool strict) const;
   /// Stable keys, docs/cli.md.
   Value to_value() const;

@@ -153,14 +153,14 @@ TEST_CASE("when planning fails what was restructured is put back") {
   CHECK(home->odd.get() == before);
 }
 
-TEST_CASE("a module with weights in memory is not restructured") {
+TEST_CASE("a replacement whose map leaves out a weight in memory is refused") {
   const Host host = host_with_stack();
   const auto home = std::make_shared<Home>(at::kCPU);
   const auto before = home->odd.get();
   auto quantizer =
       ModelQuantizer::from_config(host, parse_json(R"({"quant_method":"rows8"})"), false);
   CHECK(contains(test::message_of([&] { quantizer.postprocess_model(home); }),
-                 "API:1: odd: a LayerNorm with weights in memory cannot be restructured"));
+                 "odd: inner.weight: the map of a replacement leaves out a tensor"));
   CHECK(home->odd.get() == before);
 }
 

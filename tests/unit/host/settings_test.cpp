@@ -35,7 +35,7 @@ void loads(const std::string& golden, const std::string& field, const std::strin
 
 std::string all_said(const Plan& plan) {
   std::string out;
-  for (const auto* list : {&plan.notes, &plan.doubts})
+  for (const auto* list : {&plan.notes, &plan.doubts, &plan.unmatched})
     for (const auto& line : *list) out += line + "\n";
   return out;
 }
@@ -148,7 +148,7 @@ TEST_CASE("a skip entry that matches nothing is told with the nearest names") {
   options.quantization_config = parse_json(
       R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "llm_int8_skip_modules": ["model.layers.0.mlp.up_prj"]})");
   const auto plan = host.host->plan(Checkpoint::open(folder.path()), options);
-  CHECK(contains(all_said(plan), "'model.layers.0.mlp.up_prj' matched no module"));
+  CHECK(contains(all_said(plan), "'model.layers.0.mlp.up_prj' matches no module"));
   CHECK(contains(all_said(plan), "did you mean 'model.layers.0.mlp.up_proj'"));
 }
 

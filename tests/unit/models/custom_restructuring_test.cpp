@@ -113,7 +113,7 @@ TEST_CASE("experts of the user's own become separate and are quantized") {
   auto quantizer = eight_bit(host);
   const Plan& plan = quantizer.make_plan(model);
   CHECK(entry_at(plan, "block").action == Action::restructure);
-  CHECK(entry_at(plan, "block").reason == "API");
+  CHECK(entry_at(plan, "block").reason == "API:1");
   CHECK(distance(model->block->forward(x), before) <= 1e-5);
   quantizer.postprocess_model(model, Context{});
   CHECK(count(model, "Linear8bitLt") == kExperts);

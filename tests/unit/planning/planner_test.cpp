@@ -147,7 +147,7 @@ TEST_CASE("--strict refuses what is unexpected, unmatched, unsupported or unknow
   };
   const auto unknown = why(R"({"quant_method":"rows8","colour":"red"})");
   CHECK(unknown.kind() == ErrorKind::model);
-  CHECK(contains(unknown.what(), "1 field(s) of the settings are unknown: 'colour'"));
+  CHECK(contains(unknown.what(), "nobody uses the field 'colour' of the quantization_config"));
   const auto unmatched = why(R"({"quant_method":"rows8","skip":["up_prok"]})");
   CHECK(unmatched.kind() == ErrorKind::coverage);
   CHECK(contains(unmatched.what(), "the skip entry 'up_prok' matches no module"));
@@ -174,7 +174,7 @@ TEST_CASE("a skip list keeps modules dense and says which entry it was") {
   CHECK(plan.unmatched.size() == 1);
 }
 
-TEST_CASE("the skip list of a quantized checkpoint is not reported as unmatched when it matches") {
+TEST_CASE("entries of a quantized checkpoint's skip list that match nothing are no concern") {
   const Host host;
   auto config = test::config_of(kNf4);
   Value quantization = config.at("quantization_config");
@@ -182,8 +182,7 @@ TEST_CASE("the skip list of a quantized checkpoint is not reported as unmatched 
   const test::ModelFolder folder(kNf4, {{"quantization_config", quantization}});
   const Plan plan = host.plan(Checkpoint::open(folder.path()));
   CHECK(plan.count(Action::quantize) == 14);
-  REQUIRE(plan.unmatched.size() == 1);
-  CHECK(contains(plan.unmatched[0], "the skip entry 'nowhere' matches no module"));
+  CHECK(plan.unmatched.empty());
 }
 
 TEST_CASE("the tensors of a quantized checkpoint decide, not the rules") {
@@ -198,7 +197,7 @@ TEST_CASE("the tensors of a quantized checkpoint decide, not the rules") {
   const Plan plan = host.plan(checkpoint);
   CHECK(entry(plan, "model.layers.0.mlp.up_proj").action == Action::quantize);
   CHECK(entry(plan, "lm_head").action == Action::keep);
-  CHECK(entry(plan, "lm_head").reason == "dense in the checkpoint");
+  CHECK(contains(entry(plan, "lm_head").reason, "output head"));
   plan.check(/*strict=*/true);
 }
 
@@ -221,7 +220,7 @@ TEST_CASE("an unknown method names what is installed and what is near") {
       test::thrown_by([&] { host.plan(checkpoint, settings(R"({"quant_method":"row8"})")); });
   CHECK(error.kind() == ErrorKind::plugin);
   CHECK(contains(error.what(), "no plugin claims the quantization method 'row8': expected one of "));
-  CHECK(contains(error.what(), "faulty8, rows8; did you mean 'rows8'?"));
+  CHECK(contains(error.what(), "rows8; did you mean 'rows8'?"));
 }
 
 TEST_CASE("what a plugin throws while planning names the plugin, its file and the module") {
