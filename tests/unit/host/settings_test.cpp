@@ -197,7 +197,7 @@ TEST_CASE("a field that nobody uses is told, and an error under strict") {
   CHECK(contains(all_said(host.loaded->plan), "nobody uses the field 'surprise'"));
   TestHost strict([](HostOptions& options) { options.strict = true; });
   CHECK(contains(strict.refusal(folder), "nobody uses the field 'surprise'"));
-  CHECK(strict.kind == ErrorKind::coverage);
+  CHECK(strict.kind == ErrorKind::model);
 }
 
 TEST_CASE("the settings of an old folder are in a file beside config.json") {
