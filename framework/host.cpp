@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 
 #include "applying/convert.h"
@@ -18,20 +19,37 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The rules that come with graft lie beside the library: <dir of
-/// libgraft.so>/graft/registry/*.yaml.
-std::vector<fs::path> installed_registry() {
-  Dl_info info{};
+std::vector<fs::path> yaml_files(const fs::path& folder) {
   std::vector<fs::path> files;
-  if (dladdr(reinterpret_cast<const void*>(&installed_registry), &info) == 0 || !info.dli_fname)
-    return files;
   std::error_code error;
-  const fs::path folder =
-      fs::weakly_canonical(info.dli_fname, error).parent_path() / "graft" / "registry";
   for (const auto& entry : fs::directory_iterator(folder, error))
     if (entry.path().extension() == ".yaml") files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   return files;
+}
+
+/// The rules that come with graft lie beside the library: <dir of
+/// libgraft.so>/graft/registry/*.yaml.
+std::vector<fs::path> installed_registry() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&installed_registry), &info) == 0 || !info.dli_fname)
+    return {};
+  std::error_code error;
+  return yaml_files(fs::weakly_canonical(info.dli_fname, error).parent_path() / "graft" /
+                    "registry");
+}
+
+/// The user's own: $XDG_CONFIG_HOME/graft/registry, else ~/.config/graft/registry.
+std::vector<fs::path> user_registry() {
+  const char* config = std::getenv("XDG_CONFIG_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path folder;
+  if (config && *config)
+    folder = config;
+  else if (home && *home)
+    folder = fs::path(home) / ".config";
+  if (!folder.is_absolute()) return {};  // never the current directory
+  return yaml_files(folder / "graft" / "registry");
 }
 
 }  // namespace
@@ -66,6 +84,7 @@ void Host::State::rebuild_registry() {
   for (const auto* library : plugins.libraries())
     if (const auto& file = library->registry_file()) builder.add_file(*file, Tier::plugin);
   for (const auto& file : installed_registry()) builder.add_file(file, Tier::installed);
+  for (const auto& file : user_registry()) builder.add_file(file, Tier::user);
   for (const auto& file : options.registry_files) builder.add_file(file, Tier::command_line);
   for (std::size_t i = 0; i < patches.size(); ++i)  // API:1, API:2, ...: later wins
     builder.add_text(std::string(i, '\n') + "{graft: 1, patches: [" + patches[i] + "\n]}\n", "API",

@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include "cli/program.h"
 
@@ -58,7 +59,10 @@ void run(Program& program, const std::string& argument) {
   program.terminal.finish_line();
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
   std::int64_t parameters = 0;
-  for (const auto& parameter : model->parameters()) parameters += parameter.numel();
+  std::set<std::string> aliases;
+  for (const auto& tied : model->tied_tensors()) aliases.insert(tied.alias);
+  for (const auto& parameter : model->named_parameters())
+    if (!aliases.contains(parameter.key())) parameters += parameter.value().numel();
   std::uint64_t quantized_bytes = 0, taken = 0;
   for (const auto& entry : plan.entries)
     for (const auto& tensor : entry.tensors) {

@@ -49,6 +49,24 @@ TEST_CASE("a plugin that is dropped into a folder is found, planned with, quanti
   CHECK((logits(again.model) - dense).abs().max().item<float>() < 0.1F);
 }
 
+TEST_CASE("rules of the user's config directory win over installed ones") {
+  const test::TemporaryFolder folder;
+  folder.write("graft/registry/mine.yaml",
+               "graft: 1\npatches:\n"
+               "  - {class: '*', methods: '*', match: '*.up_proj', keep: mine}\n");
+  const char* former = std::getenv("XDG_CONFIG_HOME");
+  const std::string saved = former ? former : "";
+  setenv("XDG_CONFIG_HOME", folder.path().c_str(), 1);
+  const Host host;
+  former ? setenv("XDG_CONFIG_HOME", saved.c_str(), 1) : unsetenv("XDG_CONFIG_HOME");
+  const Plan plan = host.plan(Checkpoint::open(test::golden(kDense)),
+                              with(R"({"quant_method":"bitsandbytes","load_in_8bit":true})"));
+  std::size_t mine = 0;
+  for (const auto& entry : plan.entries) mine += contains(entry.reason, "mine.yaml:3");
+  CHECK(mine == 2);
+  CHECK(plan.count(Action::quantize) == 12);
+}
+
 TEST_CASE("a model outlives the host that made it") {
   std::shared_ptr<Model> model;
   at::Tensor expected;
