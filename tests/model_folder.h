@@ -47,7 +47,8 @@ struct ConfigFolder : TemporaryFolder {
 
 /// What config.json of Llama-3.1-70B holds.
 inline Value llama_70b() {
-  return parse_json(R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","dtype":"bfloat16",
+  return parse_json(
+      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","dtype":"bfloat16",
     "hidden_size":8192,"intermediate_size":28672,"num_hidden_layers":80,"num_attention_heads":64,
     "num_key_value_heads":8,"vocab_size":128256,"rms_norm_eps":1e-05,"hidden_act":"silu",
     "max_position_embeddings":131072,"rope_theta":500000.0,"tie_word_embeddings":false})");

@@ -204,8 +204,8 @@ class Parser {
       fail(node, "wrong type", "an integer", node.text);
     return value;
   }
-  /// YAML 1.2 core: null, true, false, decimal integers (08 is 8), floats; all else, "no" and quoted
-  /// scalars among it, is text.
+  /// YAML 1.2 core: null, true, false, decimal integers (08 is 8), floats; all else, "no" and
+  /// quoted scalars among it, is text.
   Value value(const Node& node) const {
     switch (node.kind) {
       case Node::Kind::null:

@@ -136,8 +136,8 @@ std::vector<std::string> Registry::unmatched_rules(const std::vector<std::string
     if (std::any_of(paths.begin(), paths.end(),
                     [&](const std::string& path) { return matches(rule, path); }))
       continue;
-    std::string text = rule.origin.text() + ": the pattern " + quote(rule.match->text()) +
-                       " matches no module";
+    std::string text =
+        rule.origin.text() + ": the pattern " + quote(rule.match->text()) + " matches no module";
     if (const auto near = nearest_names(rule.match->text(), paths); !near.empty())
       text += "; did you mean " + near + "?";
     out.push_back(std::move(text));
@@ -213,9 +213,10 @@ Registry Registry::Builder::build() {
       if (!seen.insert(at).second)
         throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at))
             .at(start.origin.text());
-      const auto next = std::find_if(
-          registry_.rules_.begin(), registry_.rules_.end(), [&](const Rule& rule) {
-            return rule.module_class == at && !rule.replacement.empty() && share_method(rule, start);
+      const auto next =
+          std::find_if(registry_.rules_.begin(), registry_.rules_.end(), [&](const Rule& rule) {
+            return rule.module_class == at && !rule.replacement.empty() &&
+                   share_method(rule, start);
           });
       at = next == registry_.rules_.end() ? "" : next->replacement;
     }

@@ -19,7 +19,8 @@ def run(*arguments, code=0, says=(), out=()):
     """Runs graft, compares its exit code, and looks for texts on stderr and stdout."""
     global checks
     done = subprocess.run([graft, *map(str, arguments)], capture_output=True, text=True,
-                          env=environment, timeout=60)
+                          env=environment, timeout=300)
+    print("graft", *arguments, flush=True)
     what = f"graft {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == code, f"exit code {done.returncode}, expected {code}: {what}"
     for text in (says,) if isinstance(says, str) else says:
@@ -68,7 +69,8 @@ with tempfile.TemporaryDirectory() as name:
     shutil.copytree(dense, broken)
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[:-1])
-    run("plan", broken, code=2, says=["model.safetensors: the file is cut short", "download it again"])
+    run("plan", broken, code=2, says=["model.safetensors: the file is cut short",
+                                      "download it again"])
     (broken / "model.safetensors").write_bytes(b"<!DOCTYPE html>" + weights)
     run("forward", broken, "--input", dense / "reference.safetensors", "--output", temporary / "x",
         code=2, says="this looks like HTML")
@@ -130,7 +132,8 @@ with tempfile.TemporaryDirectory() as name:
     path = "model.layers.0.mlp.up_proj"
     run("registry", "explain", dense, path, "--method", "rows8", "--registry", rules, *rows,
         out=[f"{path}, a Linear, under rows8: kept dense", "because mine (", "rules.yaml:3)",
-             "rules.yaml:4: less specific than ", "org.graft.test.good: ", "keeps the module dense"])
+             "rules.yaml:4: less specific than ", "org.graft.test.good: ",
+             "keeps the module dense"])
     explained = as_json("registry", "explain", dense, "lm_head", "--method", "rows8", *rows)
     assert re.search(r"output head \(.*defaults\.yaml:4\)", explained["reason"]), explained
     won = as_json("registry", "explain", nf4, path)
@@ -157,7 +160,8 @@ with tempfile.TemporaryDirectory() as name:
     config.pop("quantization_config")
     config["num_hidden_layers"] = 1
     (temporary / "fewer/config.json").write_text(json.dumps(config))
-    target = ["quantize", temporary / "fewer", temporary / "out", "--method", "rows8", "--overwrite", *rows]
+    target = ["quantize", temporary / "fewer", temporary / "out", "--method", "rows8",
+              "--overwrite", *rows]
     log = temporary / "log"
     loud = run(*target, "--log", log, says="warning: plan: ")
     assert "warning plan: " in log.read_text()
@@ -180,7 +184,8 @@ with tempfile.TemporaryDirectory() as name:
                                 graft, "plan", large, "--method", "bitsandbytes"],
                                capture_output=True, text=True, env=environment)
         if probe.returncode == 0:
-            touched = [line for line in trace.read_text().splitlines() if "model.safetensors" in line]
+            touched = [line for line in trace.read_text().splitlines()
+                       if "model.safetensors" in line]
             read = sum(int(line.rsplit("= ", 1)[1].split()[0]) for line in touched)
             header = int.from_bytes(weights[:8], "little") + 8
             assert touched and not any("mmap" in line for line in touched), touched

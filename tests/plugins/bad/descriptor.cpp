@@ -1,7 +1,7 @@
-// A plugin that is wrong in one way, chosen by GRAFT_BAD_<CASE>. Written against the C border alone:
-// what it returns is what a careless or hostile author could return. A static constructor tells that
-// it ran by appending the case to the file that GRAFT_TEST_MARKER names, so that tests can show which
-// files were refused without being run.
+// A plugin that is wrong in one way, chosen by GRAFT_BAD_<CASE>. Written against the C border
+// alone: what it returns is what a careless or hostile author could return. A static constructor
+// tells that it ran by appending the case to the file that GRAFT_TEST_MARKER names, so that tests
+// can show which files were refused without being run.
 
 #include <cstdio>
 #include <cstdlib>
@@ -22,8 +22,8 @@ __attribute__((constructor)) void tell_that_it_ran() {
 }
 
 #if !defined(GRAFT_BAD_NO_STAMP)
-GRAFT_STAMP_NOTE(note, graft::stamp_of_this_build("org.graft.test." GRAFT_TEXT(GRAFT_CASE),
-                                                  "1.2.3"));
+GRAFT_STAMP_NOTE(note,
+                 graft::stamp_of_this_build("org.graft.test." GRAFT_TEXT(GRAFT_CASE), "1.2.3"));
 
 graft_status init(const graft_host*, graft_error* error) noexcept {
 #if defined(GRAFT_BAD_REFUSED)

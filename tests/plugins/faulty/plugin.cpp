@@ -48,7 +48,8 @@ class FaultyQuantizer : public RowQuantizer {
     if (settings.get_string("where", "") == "quantize " + group.front().spec.path) {
       const std::string fault = settings.get_string("fault", "");
       if (fault == "nothing") return {};
-      if (fault == "meta") return {{RowQuantizer::build(group.front().spec, *group.front().config)}};
+      if (fault == "meta")
+        return {{RowQuantizer::build(group.front().spec, *group.front().config)}};
     }
     go_wrong(settings, "quantize " + group.front().spec.path);
     return RowQuantizer::quantize(group, context);

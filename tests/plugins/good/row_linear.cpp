@@ -56,7 +56,8 @@ std::vector<OptionSpec> RowQuantizer::options() const {
 }
 
 Support RowQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {
-  const auto most = dynamic_cast<const RowConfig&>(config).settings.get_int("most_columns", 1 << 30);
+  const auto most =
+      dynamic_cast<const RowConfig&>(config).settings.get_int("most_columns", 1 << 30);
   if (spec.in_features > most)
     return Support::no("it has more than " + std::to_string(most) + " columns");
   return Support::with("cpu rows");
@@ -64,13 +65,13 @@ Support RowQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config
 
 std::vector<TensorSpec> RowQuantizer::tensors(const ModuleSpec& spec, const QuantConfig&) const {
   const auto rows = static_cast<std::uint64_t>(spec.out_features);
-  std::vector<TensorSpec> out{{"codes",
-                               {at::kChar},
-                               std::vector{spec.out_features, spec.in_features},
-                               true,
-                               rows * static_cast<std::uint64_t>(spec.in_features)},
-                              {"scales", {at::kFloat}, std::vector{spec.out_features}, true,
-                               4 * rows}};
+  std::vector<TensorSpec> out{
+      {"codes",
+       {at::kChar},
+       std::vector{spec.out_features, spec.in_features},
+       true,
+       rows * static_cast<std::uint64_t>(spec.in_features)},
+      {"scales", {at::kFloat}, std::vector{spec.out_features}, true, 4 * rows}};
   if (spec.bias)
     out.push_back(
         {"bias", {}, std::vector{spec.out_features}, true, rows * c10::elementSize(spec.dtype)});

@@ -45,9 +45,7 @@ std::shared_ptr<Model> skeleton(const Value& config) {
 }
 
 /// The dense golden model in memory.
-std::shared_ptr<Model> dense(const Host& host) {
-  return host.load(test::golden(kDense)).model;
-}
+std::shared_ptr<Model> dense(const Host& host) { return host.load(test::golden(kDense)).model; }
 
 /// Every module's path, class and address.
 std::vector<std::tuple<std::string, std::string, const void*>> shape_of(
@@ -79,8 +77,8 @@ TEST_CASE("preprocess_model on a quantized folder converts on meta what its tens
   const Host host;
   const auto checkpoint = Checkpoint::open(test::golden(kNf4));
   const auto model = skeleton(checkpoint.config());
-  auto quantizer = ModelQuantizer::from_config(
-      host, *quantization_config_of(checkpoint.config()), /*pre_quantized=*/true);
+  auto quantizer = ModelQuantizer::from_config(host, *quantization_config_of(checkpoint.config()),
+                                               /*pre_quantized=*/true);
   CHECK(count(model, "Linear") == 15);
   const auto names = [&] {
     std::vector<std::string> out;
@@ -169,9 +167,9 @@ TEST_CASE("a failure while dense modules are converted names where, and the mode
 
 TEST_CASE("a dense model converted in memory equals the streamed one byte for byte") {
   const Host host(with_rows());
-  for (const char* json : {R"({"quant_method":"rows8"})",
-                           R"({"quant_method":"bitsandbytes","load_in_4bit":true})",
-                           R"({"quant_method":"bitsandbytes","load_in_8bit":true})"}) {
+  for (const char* json :
+       {R"({"quant_method":"rows8"})", R"({"quant_method":"bitsandbytes","load_in_4bit":true})",
+        R"({"quant_method":"bitsandbytes","load_in_8bit":true})"}) {
     CAPTURE(json);
     LoadOptions options;
     options.quantization_config = parse_json(json);
@@ -255,8 +253,9 @@ TEST_CASE("a root that matches is refused by name") {
   auto quantizer = ModelQuantizer::from_config(host, rows(), true);
   const auto error = test::thrown_by([&] { quantizer.preprocess_model(root); });
   CHECK(error.kind() == ErrorKind::usage);
-  CHECK(contains(error.what(), "the root of the model, a Linear, cannot be replaced: nobody would hold "
-                               "the replacement; put it into a graft::nn::Slot"));
+  CHECK(contains(error.what(),
+                 "the root of the model, a Linear, cannot be replaced: nobody would hold "
+                 "the replacement; put it into a graft::nn::Slot"));
 
   Host patched(with_rows());
   patched.add_replacement("Other", [](const ModuleSpec&, const Value&) {
@@ -275,7 +274,8 @@ TEST_CASE("a parent without a slot is refused with the line to change") {
   };
   const Host host(with_rows());
   auto quantizer = ModelQuantizer::from_config(host, rows(), true);
-  const auto text = test::message_of([&] { quantizer.preprocess_model(std::make_shared<Plain>()); });
+  const auto text =
+      test::message_of([&] { quantizer.preprocess_model(std::make_shared<Plain>()); });
   CHECK(contains(text, "fc: the child 'fc' of a Plain cannot be replaced"));
   CHECK(contains(text, "graft::nn::Slot<graft::nn::Unary> fc{*this, \"fc\", ...};"));
 }
@@ -314,8 +314,9 @@ TEST_CASE("steps in the wrong order are errors that say what comes first") {
   };
   const auto model = skeleton(checkpoint.config());
   auto quantizer = ModelQuantizer::from_config(host, settings, true);
-  CHECK(contains(usage([&] { quantizer.load_weights(model, checkpoint); }),
-                 "load_weights before preprocess_model: there is no plan yet; call preprocess_model"));
+  CHECK(contains(
+      usage([&] { quantizer.load_weights(model, checkpoint); }),
+      "load_weights before preprocess_model: there is no plan yet; call preprocess_model"));
   CHECK(contains(usage([&] { quantizer.postprocess_model(model); }),
                  "postprocess_model before preprocess_model"));
   CHECK(contains(usage([&] { quantizer.dequantize(model); }), "the model is not converted"));
@@ -323,7 +324,8 @@ TEST_CASE("steps in the wrong order are errors that say what comes first") {
   CHECK(contains(usage([&] { quantizer.preprocess_model(model, &checkpoint); }),
                  "preprocess_model: the model is converted already"));
   CHECK(contains(usage([&] { quantizer.set_pre_quantized(false); }), "converted already"));
-  CHECK(contains(usage([&] { quantizer.convert_model_for_quantization(model); }), "converted already"));
+  CHECK(contains(usage([&] { quantizer.convert_model_for_quantization(model); }),
+                 "converted already"));
   CHECK(contains(usage([&] { quantizer.postprocess_model(model); }),
                  "postprocess_model before load_weights: the tensor has no values"));
   CHECK(contains(usage([&] { quantizer.dequantize(model); }), "dequantize before load_weights"));
@@ -352,11 +354,12 @@ TEST_CASE("weights in memory are never lost to a conversion on meta") {
 
 TEST_CASE("a skeleton of 70 billion parameters is converted on meta in little memory") {
   const Host host(with_rows());
-  for (const char* json : {R"({"quant_method":"rows8"})",
-                           R"({"quant_method":"bitsandbytes","load_in_4bit":true})"}) {
+  for (const char* json :
+       {R"({"quant_method":"rows8"})", R"({"quant_method":"bitsandbytes","load_in_4bit":true})"}) {
     CAPTURE(json);
     const auto before = test::resident_bytes();
-    const auto model = build_model(test::llama_70b(), at::TensorOptions(at::kMeta).dtype(at::kBFloat16));
+    const auto model =
+        build_model(test::llama_70b(), at::TensorOptions(at::kMeta).dtype(at::kBFloat16));
     auto quantizer = ModelQuantizer::from_config(host, parse_json(json), true);
     quantizer.preprocess_model(model);
     const auto after = test::resident_bytes();

@@ -66,38 +66,41 @@ TEST_CASE("all shards that are missing are listed") {  // 22
   const auto text = refused({{"s1.safetensors", kA},
                              {kIndex, index("\"a\":\"s1.safetensors\",\"b\":\"s2.safetensors\","
                                             "\"c\":\"s10.safetensors\"")}});
-  CHECK(contains(text, "model.safetensors.index.json: shards are missing: expected 3 shards, found all "
-                       "but 's2.safetensors', 's10.safetensors'; download them"));
+  CHECK(contains(text,
+                 "model.safetensors.index.json: shards are missing: expected 3 shards, found all "
+                 "but 's2.safetensors', 's10.safetensors'; download them"));
 }
 
 TEST_CASE("an index may name files beside it only") {  // 23
   for (const std::string shard : {"/etc/passwd", "../x.safetensors", "a/b.safetensors", "..", "",
                                   "a\\\\b.safetensors", "a\\u0000b"}) {
     CAPTURE(shard);
-    CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, index("\"a\":\"" + shard + "\"")}}),
-                   "tensor 'a': the shard lies outside the model's folder: expected the name of a file "
-                   "beside the index"));
+    CHECK(contains(
+        refused({{"s.safetensors", kA}, {kIndex, index("\"a\":\"" + shard + "\"")}}),
+        "tensor 'a': the shard lies outside the model's folder: expected the name of a file "
+        "beside the index"));
   }
 }
 
 TEST_CASE("a tensor in two shards is refused, naming both") {  // 24
-  const auto text = refused({{"s1.safetensors", kA},
-                             {"s2.safetensors",
-                              safetensors("{" + entry("a", "[1]", "[0,4]") + "," +
-                                              entry("b", "[1]", "[4,8]") + "}",
-                                          8)},
-                             {kIndex, index("\"a\":\"s1.safetensors\",\"b\":\"s2.safetensors\"")}});
-  CHECK(contains(text, "tensor 'a': the tensor is in two shards: found 's1.safetensors' and "
-                       "'s2.safetensors'"));
+  const auto text = refused(
+      {{"s1.safetensors", kA},
+       {"s2.safetensors",
+        safetensors("{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[4,8]") + "}", 8)},
+       {kIndex, index("\"a\":\"s1.safetensors\",\"b\":\"s2.safetensors\"")}});
+  CHECK(contains(text,
+                 "tensor 'a': the tensor is in two shards: found 's1.safetensors' and "
+                 "'s2.safetensors'"));
 }
 
 TEST_CASE("an index that does not fit its shards is refused: the real headers count") {  // 25
-  CHECK(contains(refused({{"s.safetensors", safetensors("{" + entry("a", "[1]", "[0,4]") + "," +
-                                                            entry("b", "[1]", "[4,8]") + "}",
-                                                        8)},
-                          {kIndex, index("\"a\":\"s.safetensors\"")}}),
-                 "tensor 'b': the tensor is missing from the index: found it in 's.safetensors'; the "
-                 "index does not belong to these shards"));
+  CHECK(contains(
+      refused({{"s.safetensors",
+                safetensors(
+                    "{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[4,8]") + "}", 8)},
+               {kIndex, index("\"a\":\"s.safetensors\"")}}),
+      "tensor 'b': the tensor is missing from the index: found it in 's.safetensors'; the "
+      "index does not belong to these shards"));
   CHECK(contains(refused({{"s.safetensors", kA},
                           {kIndex, index("\"a\":\"s.safetensors\",\"c\":\"s.safetensors\"")}}),
                  "tensor 'c': the tensor is not where the index says: expected it in "
@@ -117,7 +120,8 @@ TEST_CASE("a broken index is refused") {
                  "tensor 'a': the tensor occurs twice in the index"));
   CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, index("\"a\":1")}}),
                  "tensor 'a': wrong value: expected the name of a shard, found 1"));
-  CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, "[]"}}), "expected an object, found a list"));
+  CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, "[]"}}),
+                 "expected an object, found a list"));
   CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, "\xEF\xBB\xBF{}"}}), "byte order mark"));
   CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, "{"}}), "not valid JSON"));
   CHECK(contains(refused({{"s.safetensors", kA}, {kIndex, "{\"weight_map\":{},\"more\":1}"}}),
@@ -127,17 +131,20 @@ TEST_CASE("a broken index is refused") {
 TEST_CASE("metadata of an index is passed over, whatever it holds") {
   const Folder folder(
       {{"s.safetensors", kA},
-       {kIndex, R"({"metadata":{"total_size":4.0,"x":[1,{"y":null}]},"weight_map":{"a":"s.safetensors"}})"}});
+       {kIndex,
+        R"({"metadata":{"total_size":4.0,"x":[1,{"y":null}]},
+         "weight_map":{"a":"s.safetensors"}})"}});
   CHECK(Checkpoint::open(folder.path()).tensors().size() == 1);
-  const Folder plain({{"s.safetensors", kA},
-                      {kIndex, R"({"metadata":null,"weight_map":{"a":"s.safetensors"}})"}});
+  const Folder plain(
+      {{"s.safetensors", kA}, {kIndex, R"({"metadata":null,"weight_map":{"a":"s.safetensors"}})"}});
   CHECK(Checkpoint::open(plain.path()).tensors().size() == 1);
 }
 
 TEST_CASE("a shard that links to itself is refused with the system's words") {  // 26
   const Folder folder({});
   fs::create_symlink("model.safetensors", folder.path() / "model.safetensors");
-  CHECK(contains(refused_at(folder.path()), "cannot open the file: Too many levels of symbolic links"));
+  CHECK(contains(refused_at(folder.path()),
+                 "cannot open the file: Too many levels of symbolic links"));
 }
 
 TEST_CASE("a shard that is no regular file is refused without waiting for it") {  // 27
@@ -195,7 +202,8 @@ TEST_CASE("a folder of pickles is refused with the way to convert it") {  // 30
 
 TEST_CASE("a folder without weights is refused unless that is asked for") {
   const Folder folder({});
-  CHECK(contains(refused_at(folder.path()), "the folder has no weights: expected model.safetensors"));
+  CHECK(
+      contains(refused_at(folder.path()), "the folder has no weights: expected model.safetensors"));
   OpenOptions optional;
   optional.weights_optional = true;
   CHECK(Checkpoint::open(folder.path(), optional).tensors().empty());
@@ -218,17 +226,21 @@ TEST_CASE("config.json must be there and be a sound JSON object") {  // 35
     folder.write("config.json", text);
     return refused_at(folder.path());
   };
-  CHECK(contains(with_config("[]"), "config.json: line 1: the config has the wrong form: expected an "
-                                    "object, found list"));
+  CHECK(contains(with_config("[]"),
+                 "config.json: line 1: the config has the wrong form: expected an "
+                 "object, found list"));
   CHECK(contains(with_config("{\n\"a\": 1,\n}"), "config.json: line 3"));
   CHECK(contains(with_config("\xEF\xBB\xBF{}"), "config.json"));
   CHECK(contains(with_config(""), "config.json"));
   CHECK(contains(with_config("{\"a\":1,\"a\":2}"), "'a'"));
-  CHECK(contains(with_config(std::string(10 << 20, ' ')),
-                 "config.json: the file is too large: expected at most 8388608 bytes, found 10485760"));
+  CHECK(contains(
+      with_config(std::string(10 << 20, ' ')),
+      "config.json: the file is too large: expected at most 8388608 bytes, found 10485760"));
   const TemporaryFolder empty;
-  CHECK(contains(refused_at(empty.path()), "config.json is missing; give the folder of a Hugging Face model"));
-  CHECK(contains(refused_at(empty.path() / "absent"), "cannot read the folder: No such file or directory"));
+  CHECK(contains(refused_at(empty.path()),
+                 "config.json is missing; give the folder of a Hugging Face model"));
+  CHECK(contains(refused_at(empty.path() / "absent"),
+                 "cannot read the folder: No such file or directory"));
 }
 
 TEST_CASE("file names with spaces, quotes and bytes that are no UTF-8 work") {  // 101
@@ -245,8 +257,9 @@ TEST_CASE("a range outside the tensor, and a tensor of another checkpoint, are r
   const auto checkpoint = Checkpoint::open_file(folder.write("m.safetensors", kA));
   std::array<char, 64> out{};
   const auto& info = checkpoint.at("a");
-  CHECK(contains(test::message_of([&] { checkpoint.read(info, 1, 4, out.data()); }),
-                 "the range lies outside the tensor: expected at most 4 bytes, found 4 bytes from 1"));
+  CHECK(contains(
+      test::message_of([&] { checkpoint.read(info, 1, 4, out.data()); }),
+      "the range lies outside the tensor: expected at most 4 bytes, found 4 bytes from 1"));
   CHECK_THROWS_AS(checkpoint.read(info, ~std::uint64_t{0}, 4, out.data()), Error);
   auto foreign = info;
   foreign.shard = 9;

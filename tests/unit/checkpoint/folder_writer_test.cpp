@@ -170,10 +170,12 @@ TEST_CASE("output and input may not lie in each other, whatever links lead there
   fs::create_directory_symlink(in, temporary.path() / "link");
   WriteOptions overwrite;
   overwrite.overwrite = true;
-  for (const fs::path& out : std::vector<fs::path>{in, in / "sub", temporary.path() / "link", temporary.path() / "link" / "x",
-                             temporary.path() / "in" / ".." / "in", temporary.path()}) {
+  for (const fs::path& out : std::vector<fs::path>{
+           in, in / "sub", temporary.path() / "link", temporary.path() / "link" / "x",
+           temporary.path() / "in" / ".." / "in", temporary.path()}) {
     CAPTURE(out);
-    CHECK(contains(refused(ErrorKind::usage, out, overwrite, {in}), "output and input lie in each other"));
+    CHECK(contains(refused(ErrorKind::usage, out, overwrite, {in}),
+                   "output and input lie in each other"));
   }
   CHECK(fill_of(in) == '1');
   CHECK(names_in(temporary.path()) == Names{"in", "link"});
@@ -198,8 +200,9 @@ TEST_CASE("a folder without permission to write is refused at once") {  // 89
       const FolderWriter writer(closed / "out", {});
     } catch (const Error& error) {
       ::_exit(error.kind() == ErrorKind::resource &&
-                      std::string(error.what()).find("Permission denied; choose an output folder that "
-                                                     "you may write to") != std::string::npos
+                      std::string(error.what())
+                              .find("Permission denied; choose an output folder that "
+                                    "you may write to") != std::string::npos
                   ? 0
                   : 2);
     }
@@ -301,7 +304,8 @@ TEST_CASE("after an error a writer takes nothing more, and commit does not happe
   FolderWriter writer(temporary.path() / "out", {});
   CHECK(contains(test::message_of([&] { writer.write_text("../x", "y"); }),
                  "not the name of a file in the output folder: found '../x'"));
-  CHECK(contains(test::message_of([&] { writer.commit(); }), "the output was given up after an error"));
+  CHECK(contains(test::message_of([&] { writer.commit(); }),
+                 "the output was given up after an error"));
   CHECK_FALSE(fs::exists(temporary.path() / "out"));
 }
 
@@ -314,7 +318,8 @@ TEST_CASE("what a reader would refuse is not written") {
   CHECK(contains(why({tensor("a", Dtype::U8, 1, 'x'), tensor("a", Dtype::U8, 1, 'x')}),
                  "tensor 'a': two tensors have the same name"));
   CHECK(contains(why({tensor("__metadata__", Dtype::U8, 1, 'x')}), "__metadata__"));
-  CHECK(contains(why({{"big", Dtype::F64, {1LL << 62, 4}, {}}}), "tensor 'big': the tensor is too large"));
+  CHECK(contains(why({{"big", Dtype::F64, {1LL << 62, 4}, {}}}),
+                 "tensor 'big': the tensor is too large"));
   why({tensor("\xff", Dtype::U8, 1, 'x')});
   CHECK(names_in(temporary.path()).empty());
 }

@@ -91,9 +91,9 @@ TEST_CASE("deep nesting is refused where it starts and takes no stack") {  // 8
 }
 
 TEST_CASE("a tensor or field that occurs twice is refused") {  // 9
-  CHECK(contains(
-      refused(safetensors("{" + entry("a", "[]", "[0,4]") + "," + entry("a", "[]", "[4,8]") + "}", 8)),
-      "tensor 'a': the tensor occurs twice in the header"));
+  CHECK(contains(refused(safetensors(
+                     "{" + entry("a", "[]", "[0,4]") + "," + entry("a", "[]", "[4,8]") + "}", 8)),
+                 "tensor 'a': the tensor occurs twice in the header"));
   CHECK(contains(refused(safetensors(R"({"a":{"dtype":"U8","dtype":"U8"}})")),
                  "tensor 'a': dtype occurs twice"));
   CHECK(contains(refused(safetensors(R"({"__metadata__":{"a":"b","a":"c"}})")),
@@ -108,16 +108,16 @@ TEST_CASE("a range that ends before it begins is refused") {  // 10
 
 TEST_CASE("overlapping ranges are refused, naming both tensors") {  // 11
   CHECK(contains(
-      refused(safetensors("{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[2]", "[4,12]") + "}",
-                          12)),
+      refused(safetensors(
+          "{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[2]", "[4,12]") + "}", 12)),
       "tensor 'b': the data overlaps that of tensor 'a': expected a range from 8, found 4"));
 }
 
 TEST_CASE("holes and bytes behind the last tensor are refused") {  // 12
-  CHECK(contains(
-      refused(safetensors("{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[8,12]") + "}",
-                          12)),
-      "tensor 'b': there is a hole before the data: expected a range from 4, found 8"));
+  CHECK(
+      contains(refused(safetensors(
+                   "{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[8,12]") + "}", 12)),
+               "tensor 'b': there is a hole before the data: expected a range from 4, found 8"));
   CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[0,4]") + "}", 5)),
                  "there are bytes after the last tensor: expected 4 bytes of data, found 5"));
 }
@@ -142,18 +142,20 @@ TEST_CASE("dimensions that are no whole numbers are refused") {  // 15
   for (const std::string dimension : {"-1", "1.5", "1e400", "-0", "1e2", "18446744073709551615",
                                       "9223372036854775808", "true", "null", "\"4\""}) {
     CAPTURE(dimension);
-    const auto text = refused(safetensors("{" + entry("a", "[" + dimension + "]", "[0,4]") + "}", 4));
-    CHECK(contains(text, dimension == "1e400"
-                             ? "tensor 'a': not valid JSON ('number overflow parsing '1e400'')"
-                             : "tensor 'a': wrong shape: expected a whole number from 0 to 2^63 - 1"));
+    const auto text =
+        refused(safetensors("{" + entry("a", "[" + dimension + "]", "[0,4]") + "}", 4));
+    CHECK(contains(text,
+                   dimension == "1e400"
+                       ? "tensor 'a': not valid JSON ('number overflow parsing '1e400'')"
+                       : "tensor 'a': wrong shape: expected a whole number from 0 to 2^63 - 1"));
   }
 }
 
 TEST_CASE("offsets that are no whole numbers or no pair are refused") {
   for (const std::string offsets : {"[-1,4]", "[0.0,4]", "[0]", "[0,4,8]", "[]", "4", "[0,null]"}) {
     CAPTURE(offsets);
-    CHECK(contains(refused(safetensors("{" + entry("a", "[1]", offsets) + "}", 4)),
-                   "tensor 'a': "));
+    CHECK(
+        contains(refused(safetensors("{" + entry("a", "[1]", offsets) + "}", 4)), "tensor 'a': "));
   }
   CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[0]") + "}", 4)),
                  "data_offsets is incomplete: expected [begin, end], found 1 numbers"));
@@ -176,8 +178,8 @@ TEST_CASE("an unknown dtype is refused with those that are known") {  // 17
 }
 
 TEST_CASE("a dimension of zero is an empty tensor") {  // 18
-  const auto checkpoint =
-      opened(safetensors("{" + entry("a", "[0,7]", "[0,0]") + "," + entry("b", "[1]", "[0,4]") + "}", 4));
+  const auto checkpoint = opened(
+      safetensors("{" + entry("a", "[0,7]", "[0,0]") + "," + entry("b", "[1]", "[0,4]") + "}", 4));
   CHECK(checkpoint.at("a").bytes == 0);
   CHECK(checkpoint.at("a").shape == std::vector<std::int64_t>{0, 7});
 }
@@ -189,7 +191,8 @@ TEST_CASE("more dimensions than LibTorch can handle are refused") {  // 19
                  "tensor 'a': "));
   std::string fits = "[1";
   for (int i = 1; i < 64; ++i) fits += ",1";
-  CHECK(opened(safetensors("{" + entry("a", fits + "]", "[0,4]") + "}", 4)).at("a").shape.size() == 64);
+  CHECK(opened(safetensors("{" + entry("a", fits + "]", "[0,4]") + "}", 4)).at("a").shape.size() ==
+        64);
 }
 
 TEST_CASE("a million tensors are read, and the limit can be set") {  // 20
@@ -206,9 +209,10 @@ TEST_CASE("a million tensors are read, and the limit can be set") {  // 20
 }
 
 TEST_CASE("a tensor's name is opaque text, escaped in messages and never a path") {  // 21
-  const auto checkpoint = opened(safetensors(
-      "{" + entry("../../x", "[1]", "[0,4]") + "," + entry("\\u001b[31m\\n\\u0000", "[1]", "[4,8]") + "}",
-      8));
+  const auto checkpoint =
+      opened(safetensors("{" + entry("../../x", "[1]", "[0,4]") + "," +
+                             entry("\\u001b[31m\\n\\u0000", "[1]", "[4,8]") + "}",
+                         8));
   CHECK(checkpoint.find("../../x") != nullptr);
   CHECK(checkpoint.find(std::string_view("\x1b[31m\n\0", 7)) != nullptr);
   CHECK(contains(refused(safetensors("{" + entry("\\u001b[31m", "[1]", "[0,8]") + "}", 8)),
@@ -216,8 +220,9 @@ TEST_CASE("a tensor's name is opaque text, escaped in messages and never a path"
 }
 
 TEST_CASE("what is no safetensors file is recognised") {  // 30, 31, 32
-  CHECK(contains(refused("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"),
-                 "this is a Git LFS pointer, not the weights; fetch the weights with `git lfs pull`"));
+  CHECK(contains(
+      refused("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"),
+      "this is a Git LFS pointer, not the weights; fetch the weights with `git lfs pull`"));
   CHECK(contains(refused("<!DOCTYPE html><html>not found</html>"), "this looks like HTML"));
   CHECK(contains(refused("\n <HTML><head>"), "this looks like HTML"));
   CHECK(contains(refused("PK\x03\x04....................."), "this is a PyTorch pickle"));
@@ -228,7 +233,8 @@ TEST_CASE("data that lies unaligned is read") {  // 33
   const test::TemporaryFolder folder;
   const auto file = folder.write(
       "model.safetensors",
-      safetensors("{" + entry("a", "[1]", "[0,1]", "U8") + "," + entry("b", "[2]", "[1,9]") + "}", 9));
+      safetensors("{" + entry("a", "[1]", "[0,1]", "U8") + "," + entry("b", "[2]", "[1,9]") + "}",
+                  9));
   const auto checkpoint = Checkpoint::open_file(file);
   std::uint8_t bytes[8] = {};
   checkpoint.read(checkpoint.at("b"), bytes);
@@ -238,8 +244,9 @@ TEST_CASE("data that lies unaligned is read") {  // 33
 }
 
 TEST_CASE("fields and values that the format does not have are refused") {
-  CHECK(contains(refused(safetensors(R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":1}})")),
-                 "tensor 'a': unknown field 'x': expected dtype, shape and data_offsets"));
+  CHECK(contains(
+      refused(safetensors(R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":1}})")),
+      "tensor 'a': unknown field 'x': expected dtype, shape and data_offsets"));
   CHECK(contains(refused(safetensors(R"({"a":{"dtype":"U8","shape":[0]}})")),
                  "tensor 'a': data_offsets is missing"));
   CHECK(contains(refused(safetensors(R"({"__metadata__":{"a":1}})")),
@@ -250,7 +257,8 @@ TEST_CASE("fields and values that the format does not have are refused") {
 
 TEST_CASE("a header of random bytes is refused or read, nothing else") {
   std::uint64_t state = 7;
-  const std::string good = "{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[1]", "[8,12]") + "}";
+  const std::string good =
+      "{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[1]", "[8,12]") + "}";
   const test::TemporaryFolder folder;
   for (int round = 0; round < 2000; ++round) {
     std::string file = safetensors(good, 12);

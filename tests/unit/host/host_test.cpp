@@ -31,7 +31,8 @@ at::Tensor logits(const std::shared_ptr<Model>& model) {
 
 }  // namespace
 
-TEST_CASE("a plugin that is dropped into a folder is found, planned with, quantizes and loads back") {
+TEST_CASE(
+    "a plugin that is dropped into a folder is found, planned with, quantizes and loads back") {
   const test::TemporaryFolder folder;
   fs::create_directory_symlink(fs::path(GRAFT_TEST_PLUGINS) / "good", folder.path() / "plugins");
   HostOptions options;
@@ -125,7 +126,6 @@ struct Stack : nn::Unary {
   nn::Slot<nn::Unary> inner;
 };
 
-
 struct Home : nn::Block {
   explicit Home(at::Device device) : Block("Home"), odd(*this, "odd", make(device)) {}
   static std::shared_ptr<nn::Unary> make(at::Device device) {
@@ -153,7 +153,8 @@ Host host_with_stack() {
 TEST_CASE("a restructuring is carried out on the skeleton and its parts are quantized") {
   const Host host = host_with_stack();
   const auto home = std::make_shared<Home>(at::kMeta);
-  auto quantizer = ModelQuantizer::from_config(host, parse_json(R"({"quant_method":"rows8"})"), true);
+  auto quantizer =
+      ModelQuantizer::from_config(host, parse_json(R"({"quant_method":"rows8"})"), true);
   quantizer.preprocess_model(home);
   CHECK(home->odd->class_name() == "Stack");
   CHECK(count(home, "RowLinear") == 1);
@@ -166,7 +167,8 @@ TEST_CASE("when planning fails what was restructured is put back") {
   const auto home = std::make_shared<Home>(at::kMeta);
   const auto before = home->odd.get();
   auto quantizer = ModelQuantizer::from_config(
-      host, parse_json(R"({"quant_method":"faulty8","fault":"standard","where":"supports"})"), true);
+      host, parse_json(R"({"quant_method":"faulty8","fault":"standard","where":"supports"})"),
+      true);
   CHECK(contains(test::message_of([&] { quantizer.preprocess_model(home); }), "odd.inner"));
   CHECK(home->odd.get() == before);
 }
@@ -189,13 +191,15 @@ TEST_CASE("a replacement that nobody builds is an error when it is needed") {
   host.add_patch("{class: LayerNorm, methods: rows8, replacement: Nobody}");
   const auto checkpoint = Checkpoint::open(test::golden(kDense));
   host.plan(checkpoint, with(R"({"quant_method":"rows8"})"));  // a Llama has no LayerNorm
-  auto quantizer = ModelQuantizer::from_config(host, parse_json(R"({"quant_method":"rows8"})"), true);
+  auto quantizer =
+      ModelQuantizer::from_config(host, parse_json(R"({"quant_method":"rows8"})"), true);
   const auto error =
       test::thrown_by([&] { quantizer.preprocess_model(std::make_shared<Home>(at::kMeta)); });
   CHECK(error.kind() == ErrorKind::plugin);
-  CHECK(contains(error.what(), "API:1: nobody builds the replacement 'Nobody' for the LayerNorm at "
-                               "'odd'; install the plugin that builds it, or register it with "
-                               "Host::add_replacement"));
+  CHECK(contains(error.what(),
+                 "API:1: nobody builds the replacement 'Nobody' for the LayerNorm at "
+                 "'odd'; install the plugin that builds it, or register it with "
+                 "Host::add_replacement"));
 }
 
 TEST_CASE("a replacement that a plugin announces for a class it claims is built by the plugin") {
@@ -203,7 +207,8 @@ TEST_CASE("a replacement that a plugin announces for a class it claims is built 
   options.plugin_directories = {fs::path(GRAFT_TEST_PLUGINS) / "good"};
   Host host(options);
   host.add_patch("{class: Linear, methods: rows8, replacement: RowLinear}");
-  const Plan plan = host.plan(Checkpoint::open(test::golden(kDense)), with(R"({"quant_method":"rows8"})"));
+  const Plan plan =
+      host.plan(Checkpoint::open(test::golden(kDense)), with(R"({"quant_method":"rows8"})"));
   CHECK(plan.count(Action::quantize) == 14);
   CHECK(plan.count(Action::restructure) == 0);
 }

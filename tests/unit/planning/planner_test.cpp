@@ -92,8 +92,9 @@ TEST_CASE("the ledger accounts for unexpected tensors and copies of tied ones") 
   const test::ModelFolder tied(kDense, {{"tie_word_embeddings", true}});
   const auto copy = Checkpoint::open(tied.path());
   const Plan both = host.plan(copy, settings(kRows));
-  CHECK(has(both.notes, "'lm_head.weight' is in the checkpoint although the config ties it to "
-                        "'model.embed_tokens.weight', which is used"));
+  CHECK(has(both.notes,
+            "'lm_head.weight' is in the checkpoint although the config ties it to "
+            "'model.embed_tokens.weight', which is used"));
   CHECK(both.tied == std::vector<std::string>{"lm_head.weight"});
   CHECK(both.bytes_unused == 64 * 64 * 2);
   accounts_for_every_byte(both, copy);
@@ -117,7 +118,8 @@ TEST_CASE("what is missing and what does not fit is told at once, before a weigh
   const auto checkpoint = Checkpoint::open(more.path());
   const Plan plan = host.plan(checkpoint, settings(kRows));
   CHECK(has(plan.missing, "'model.layers.2.mlp.up_proj.weight'"));
-  CHECK(has(plan.mismatched, "'model.layers.0.mlp.up_proj.weight' is [96, 64], expected [128, 64]"));
+  CHECK(
+      has(plan.mismatched, "'model.layers.0.mlp.up_proj.weight' is [96, 64], expected [128, 64]"));
   const auto error = test::thrown_by([&] { host.load(checkpoint, settings(kRows)); });
   CHECK(error.kind() == ErrorKind::model);
   CHECK(contains(error.what(), "the checkpoint lacks 13 tensor(s) that the model needs: "));
@@ -128,8 +130,7 @@ TEST_CASE("an integer tensor in the place of a dense weight is refused") {
   const test::ModelFolder eight("vectors/tiny_llama_bnb_int8", {{"quantization_config", Value()}});
   const auto checkpoint = Checkpoint::open(eight.path());
   const Plan plan = host.plan(checkpoint);
-  CHECK(has(plan.mismatched,
-            "'model.layers.0.mlp.up_proj.weight' is I8, expected a float type"));
+  CHECK(has(plan.mismatched, "'model.layers.0.mlp.up_proj.weight' is I8, expected a float type"));
   CHECK(has(plan.unexpected, "'model.layers.0.mlp.up_proj.SCB'"));
   accounts_for_every_byte(plan, checkpoint);
 }
@@ -153,8 +154,9 @@ TEST_CASE("--strict refuses what is unexpected, unmatched, unsupported or unknow
   CHECK(contains(unmatched.what(), "the skip entry 'up_prok' matches no module"));
   const auto unsupported = why(R"({"quant_method":"rows8","most_columns":64})");
   CHECK(unsupported.kind() == ErrorKind::coverage);
-  CHECK(contains(unsupported.what(), "2 module(s) stay dense: 'model.layers.0.mlp.down_proj' "
-                                     "(unsupported: org.graft.test.good: it has more than 64 columns)"));
+  CHECK(contains(unsupported.what(),
+                 "2 module(s) stay dense: 'model.layers.0.mlp.down_proj' "
+                 "(unsupported: org.graft.test.good: it has more than 64 columns)"));
   strict.load(checkpoint, settings(kRows));
 
   const test::ModelFolder fewer(kDense, {{"num_hidden_layers", 1}});
@@ -188,10 +190,10 @@ TEST_CASE("entries of a quantized checkpoint's skip list that match nothing are 
 TEST_CASE("the tensors of a quantized checkpoint decide, not the rules") {
   HostOptions options;
   const test::TemporaryFolder folder;
-  options.registry_files = {folder.write(
-      "r.yaml",
-      "graft: 1\npatches:\n"
-      "  - {class: Linear, methods: '*', match: '*.up_proj', keep: a wish}\n")};
+  options.registry_files = {
+      folder.write("r.yaml",
+                   "graft: 1\npatches:\n"
+                   "  - {class: Linear, methods: '*', match: '*.up_proj', keep: a wish}\n")};
   const Host host(options);
   const auto checkpoint = Checkpoint::open(test::golden(kNf4));
   const Plan plan = host.plan(checkpoint);
@@ -205,12 +207,14 @@ TEST_CASE("a user's pattern that matches nothing is told with its line") {
   auto options = with_rows();
   const test::TemporaryFolder folder;
   options.registry_files = {folder.write(
-      "r.yaml", "graft: 1\npatches:\n  - {class: '*', methods: '*', match: model.norn, keep: x}\n")};
+      "r.yaml",
+      "graft: 1\npatches:\n  - {class: '*', methods: '*', match: model.norn, keep: x}\n")};
   const Host host(options);
   const Plan plan = host.plan(Checkpoint::open(test::golden(kDense)), settings(kRows));
   REQUIRE(plan.unmatched.size() == 1);
-  CHECK(contains(plan.unmatched[0], "r.yaml:3: the pattern 'model.norn' matches no module; did you "
-                                    "mean 'model.norm'?"));
+  CHECK(contains(plan.unmatched[0],
+                 "r.yaml:3: the pattern 'model.norn' matches no module; did you "
+                 "mean 'model.norm'?"));
 }
 
 TEST_CASE("an unknown method names what is installed and what is near") {
@@ -219,7 +223,8 @@ TEST_CASE("an unknown method names what is installed and what is near") {
   const auto error =
       test::thrown_by([&] { host.plan(checkpoint, settings(R"({"quant_method":"row8"})")); });
   CHECK(error.kind() == ErrorKind::plugin);
-  CHECK(contains(error.what(), "no plugin claims the quantization method 'row8': expected one of "));
+  CHECK(
+      contains(error.what(), "no plugin claims the quantization method 'row8': expected one of "));
   CHECK(contains(error.what(), "rows8; did you mean 'rows8'?"));
 }
 
@@ -278,6 +283,7 @@ TEST_CASE("settings given for a model of another method are refused, for the sam
   const auto checkpoint = Checkpoint::open(test::golden(kNf4));
   const auto error = test::thrown_by([&] { host.plan(checkpoint, settings(kRows)); });
   CHECK(error.kind() == ErrorKind::usage);
-  CHECK(contains(error.what(), "the model is quantized already, by another method: expected 'rows8', "
-                               "found 'bitsandbytes'"));
+  CHECK(contains(error.what(),
+                 "the model is quantized already, by another method: expected 'rows8', "
+                 "found 'bitsandbytes'"));
 }

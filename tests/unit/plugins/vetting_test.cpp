@@ -113,8 +113,9 @@ TEST_CASE("a truncated library is refused unrun, wherever it is cut") {
     const Trial trial;
     const auto verdict = trial.verdict_on(std::string_view(whole).substr(0, size));
     CHECK_FALSE(verdict.loaded);
-    CHECK_MESSAGE((verdict.reason.starts_with("damaged") || verdict.reason.starts_with("not an ELF")),
-                  verdict.reason);
+    CHECK_MESSAGE(
+        (verdict.reason.starts_with("damaged") || verdict.reason.starts_with("not an ELF")),
+        verdict.reason);
     CHECK_FALSE(trial.ran());
   }
 }

@@ -15,8 +15,8 @@ bool skips(const std::string& name, const std::vector<std::string>& entries) {
 
 }  // namespace
 
-// The table of formats.md 5.4, as Transformers 5 answers; where its version 4 for bitsandbytes skips
-// too, the union of both decides.
+// The table of formats.md 5.4, as Transformers 5 answers; where its version 4 for bitsandbytes
+// skips too, the union of both decides.
 TEST_CASE("a skip entry matches from the start up to a boundary, or as the end of the name") {
   CHECK(skips("lm_head", {"lm_head"}));
   CHECK(skips("model.lm_head", {"lm_head"}));
@@ -31,7 +31,8 @@ TEST_CASE("a skip entry matches from the start up to a boundary, or as the end o
   CHECK(skips("a.b", {"a|c"}));
 }
 
-TEST_CASE("a skip entry that is a component of the name skips what is below, as Transformers 4 does") {
+TEST_CASE(
+    "a skip entry that is a component of the name skips what is below, as Transformers 4 does") {
   CHECK(skips("model.layers.0.self_attn.q_proj", {"self_attn"}));
   CHECK(skips("model.visual.blocks.0.fc", {"visual"}));
   CHECK(skips("model.layers.0.xself_attn.q_proj", {"self_attn"}));  // its substring rule
@@ -75,7 +76,8 @@ TEST_CASE("a catastrophic expression is an error that names it, not a hang") {
 
 TEST_CASE("a huge expression is refused or answered, never a crash") {
   const std::string deep = std::string(20'000, '(') + "a" + std::string(20'000, ')');
-  CHECK(contains(test::message_of([&] { NamePattern("re:" + deep); }), "is not valid at character"));
+  CHECK(
+      contains(test::message_of([&] { NamePattern("re:" + deep); }), "is not valid at character"));
 }
 
 TEST_CASE("a pattern is exact, a glob or an expression of the whole path") {
@@ -104,4 +106,9 @@ TEST_CASE("a mistake in an expression is told with its place") {
   CHECK(error.kind() == ErrorKind::plugin);
   CHECK(contains(error.what(),
                  "the regular expression 'layers.(0' is not valid at character 9: missing"));
+}
+
+TEST_CASE("a name that is no text is no matter of time") {
+  CHECK(contains(test::message_of([] { NamePattern("re:a.*").matches("a\xff"); }),
+                 "the regular expression 'a.*' cannot be matched with 'a\\xff': UTF-8 error"));
 }

@@ -32,7 +32,8 @@ patches:
     match: "model.layers.*.mlp.*"
     device: cuda
     priority: -10
-    options: {group_size: 32, sym: true, damp: 0.5, note: "7", no: no, octal: 08, exp: 1e3, word: nan}
+    options: {group_size: 32, sym: true, damp: 0.5, note: "7", no: no, octal: 08,
+              exp: 1e3, word: nan}
 aliases: {ColumnParallelLinear: Linear}
 skip: [router]
 )");
@@ -47,14 +48,15 @@ skip: [router]
   CHECK(rule.priority == -10);
   CHECK(rule.origin.text() == "r.yaml:3");
   CHECK(rule.tier == Tier::user);
-  CHECK(file.aliases.at(0) == std::pair<std::string, std::string>("ColumnParallelLinear", "Linear"));
+  CHECK(file.aliases.at(0) ==
+        std::pair<std::string, std::string>("ColumnParallelLinear", "Linear"));
   CHECK(file.skips == std::vector<std::string>{"router"});
   CHECK_FALSE(file.skips_replace);
   CHECK(rule.options.at("group_size").as_int() == 32);
   CHECK(rule.options.at("sym").as_bool());
   CHECK(rule.options.at("damp").as_double() == 0.5);
-  CHECK(rule.options.at("note").as_string() == "7");     // quoted: text
-  CHECK(rule.options.at("no").as_string() == "no");      // YAML 1.2 core: no bool
+  CHECK(rule.options.at("note").as_string() == "7");  // quoted: text
+  CHECK(rule.options.at("no").as_string() == "no");   // YAML 1.2 core: no bool
   CHECK(rule.options.at("octal").as_int() == 8);
   CHECK(rule.options.at("exp").as_double() == 1000.0);
   CHECK(rule.options.at("word").as_string() == "nan");
@@ -92,7 +94,8 @@ TEST_CASE("a duplicate key, a tab and broken YAML are refused with line and colu
   CHECK(contains(refused("graft: 1\ngraft: 1\n"), "r.yaml:2:1: the key 'graft' occurs twice"));
   CHECK(contains(refused(patch("class: A, class: B, methods: x, keep: y")),
                  "r.yaml:3:16: the key 'class' occurs twice"));
-  CHECK(contains(refused("graft: 1\npatches:\n\t- {class: A}\n"), "r.yaml:3:2: not valid YAML: illegal block entry"));
+  CHECK(contains(refused("graft: 1\npatches:\n\t- {class: A}\n"),
+                 "r.yaml:3:2: not valid YAML: illegal block entry"));
   CHECK(contains(refused("graft: 1\npatches: [\n"), "not valid YAML: "));
   CHECK(contains(refused("graft: 1\n---\ngraft: 1\n"), "r.yaml: more than one YAML document"));
 }

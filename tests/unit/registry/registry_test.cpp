@@ -24,7 +24,8 @@ Registry registry(const std::vector<ClaimRow>& claims, const std::vector<File>& 
   Registry::Builder builder;
   builder.add_claims(claims);
   for (const auto& file : files)
-    builder.add_text("graft: 1\npatches:\n" + file.patches + "\n" + file.rest, file.name, file.tier);
+    builder.add_text("graft: 1\npatches:\n" + file.patches + "\n" + file.rest, file.name,
+                     file.tier);
   return builder.build();
 }
 
@@ -46,12 +47,14 @@ bool lost(const Decision& decision, const std::string& who, const std::string& w
 
 }  // namespace
 
-TEST_CASE("the most specific rule wins: exact before glob before expression before class before *") {
+TEST_CASE(
+    "the most specific rule wins: exact before glob before expression before class before *") {
   const std::string any = "- {class: '*', methods: m, keep: any}\n";
   const std::string cls = "- {class: Linear, methods: m, keep: class}\n";
   const std::string reg = "- {class: '*', methods: m, match: 're:model.*up', keep: regex}\n";
   const std::string glob = "- {class: '*', methods: m, match: 'model.*', keep: glob}\n";
-  const std::string exact = "- {class: '*', methods: m, match: model.layers.0.mlp.up, keep: exact}\n";
+  const std::string exact =
+      "- {class: '*', methods: m, match: model.layers.0.mlp.up, keep: exact}\n";
   CHECK(decide(of_user(exact + glob + reg + cls + any)).reason == "exact (u.yaml:3)");
   CHECK(decide(of_user(glob + reg + cls + any)).reason == "glob (u.yaml:3)");
   CHECK(decide(of_user(reg + cls + any)).reason == "regex (u.yaml:3)");
@@ -65,37 +68,46 @@ TEST_CASE("the most specific rule wins: exact before glob before expression befo
 
 TEST_CASE("specificity counts before the order of files") {
   const auto rules = registry(
-      {kA}, {{"plugin.yaml", Tier::plugin, "- {class: '*', methods: m, match: 'model.*', keep: glob}"},
-             {"cli.yaml", Tier::command_line, "- {class: Linear, methods: m, keep: class}"}});
+      {kA},
+      {{"plugin.yaml", Tier::plugin, "- {class: '*', methods: m, match: 'model.*', keep: glob}"},
+       {"cli.yaml", Tier::command_line, "- {class: Linear, methods: m, keep: class}"}});
   CHECK(decide(rules).reason == "glob (plugin.yaml:3)");
 }
 
 TEST_CASE("between equals the later file wins: plugin, installed, user, command line") {
   std::vector<File> files;
-  for (const auto& [name, tier] : std::vector<std::pair<std::string, Tier>>{
-           {"z.yaml", Tier::plugin}, {"y.yaml", Tier::installed}, {"x.yaml", Tier::user},
-           {"w.yaml", Tier::command_line}}) {
+  for (const auto& [name, tier] :
+       std::vector<std::pair<std::string, Tier>>{{"z.yaml", Tier::plugin},
+                                                 {"y.yaml", Tier::installed},
+                                                 {"x.yaml", Tier::user},
+                                                 {"w.yaml", Tier::command_line}}) {
     files.push_back({name, tier, "- {class: Linear, methods: m, keep: here}"});
     CHECK(decide(registry({kA}, files)).reason == "here (" + name + ":3)");
   }
   CHECK(lost(decide(registry({kA}, files)), "x.yaml:3", "overruled by w.yaml:3"));
-  const auto two = registry({kA}, {{"b.yaml", Tier::user, "- {class: Linear, methods: m, keep: b}"},
-                                   {"a.yaml", Tier::user, "- {class: Linear, methods: m, keep: a}"}});
+  const auto two =
+      registry({kA}, {{"b.yaml", Tier::user, "- {class: Linear, methods: m, keep: b}"},
+                      {"a.yaml", Tier::user, "- {class: Linear, methods: m, keep: a}"}});
   CHECK(decide(two).reason == "b (b.yaml:3)");  // by name, not by the order of reading
 }
 
 TEST_CASE("two rules of one file about the same modules are an error that names both lines") {
   const auto text = test::message_of([] {
-    of_user("- {class: Linear, methods: [m, n], keep: a}\n- {class: Linear, methods: [m], keep: b}");
+    of_user(
+        "- {class: Linear, methods: [m, n], keep: a}\n- {class: Linear, methods: [m], keep: b}");
   });
-  CHECK(contains(text, "two rules of one file decide about the same modules: u.yaml:3 and u.yaml:4"));
+  CHECK(
+      contains(text, "two rules of one file decide about the same modules: u.yaml:3 and u.yaml:4"));
   CHECK(contains(text, "remove one of them"));
   CHECK(contains(test::message_of([] {
-                   of_user("- {class: A, methods: '*', keep: a}\n- {class: A, methods: m, keep: b}");
+                   of_user(
+                       "- {class: A, methods: '*', keep: a}\n- {class: A, methods: m, keep: b}");
                  }),
                  "u.yaml:3 and u.yaml:4"));
   of_user("- {class: A, methods: m, keep: a}\n- {class: A, methods: n, keep: b}");
-  of_user("- {class: A, methods: m, keep: a, device: cpu}\n- {class: A, methods: m, keep: b, device: cuda}");
+  of_user(
+      "- {class: A, methods: m, keep: a, device: cpu}\n- {class: A, methods: m, keep: b, device: "
+      "cuda}");
 }
 
 TEST_CASE("a pin chooses among plugins with the same claim") {
@@ -112,8 +124,9 @@ TEST_CASE("a pin chooses among plugins with the same claim") {
 TEST_CASE("a pin to a plugin that is not there says so instead of taking another") {
   const auto decision = decide(of_user("- {class: Linear, methods: m, plugin: org.missing}"));
   CHECK(decision.kind == Kind::none);
-  CHECK(contains(decision.reason,
-                 "u.yaml:3 pins org.missing, which is not loaded or does not claim the class Linear"));
+  CHECK(contains(
+      decision.reason,
+      "u.yaml:3 pins org.missing, which is not loaded or does not claim the class Linear"));
 }
 
 TEST_CASE("priority of the registry counts before priority of the claim") {
@@ -143,9 +156,11 @@ TEST_CASE("an alias makes a class claimed that no plugin knows") {
   CHECK(decide(rules, "x", "RowParallelLinear").kind == Kind::none);
   // Rules for either name hold.
   CHECK(decide(of_user("- {class: Linear, methods: m, keep: k}", "aliases: {Other: Linear}\n"), "x",
-               "Other").kind == Kind::keep);
+               "Other")
+            .kind == Kind::keep);
   CHECK(decide(of_user("- {class: Other, methods: m, keep: k}", "aliases: {Other: Linear}\n"), "x",
-               "Other").kind == Kind::keep);
+               "Other")
+            .kind == Kind::keep);
 }
 
 TEST_CASE("a rule that keeps gives its reason and its line") {
@@ -162,8 +177,8 @@ TEST_CASE("a module that no rule and no claim fits is left as it is, with the re
 }
 
 TEST_CASE("a rule for a class names the replacement, whoever builds it") {
-  const auto decision =
-      decide(of_user("- {class: Experts, methods: m, replacement: SequentialExperts}"), "x", "Experts");
+  const auto decision = decide(
+      of_user("- {class: Experts, methods: m, replacement: SequentialExperts}"), "x", "Experts");
   CHECK(decision.kind == Kind::replace);
   CHECK(decision.rule->replacement == "SequentialExperts");
   CHECK(decision.reason == "u.yaml:3");
@@ -206,7 +221,8 @@ TEST_CASE("a rule holds for its methods only") {
 
 TEST_CASE("options of the winning rule come with the decision") {
   CHECK(decide(of_user("- {class: Linear, methods: m, options: {bits: 3}}"))
-            .options.at("bits").as_int() == 3);
+            .options.at("bits")
+            .as_int() == 3);
 }
 
 TEST_CASE("a misspelt method is noted with what was meant") {
@@ -221,8 +237,9 @@ TEST_CASE("a misspelt method is noted with what was meant") {
 
 TEST_CASE("replacements that go in a circle are refused, ways that only cross are not") {
   const auto text = test::message_of([] {
-    of_user("- {class: A, methods: m, replacement: B}\n- {class: B, methods: '*', replacement: C}\n"
-            "- {class: C, methods: m, replacement: A}");
+    of_user(
+        "- {class: A, methods: m, replacement: B}\n- {class: B, methods: '*', replacement: C}\n"
+        "- {class: C, methods: m, replacement: A}");
   });
   CHECK(contains(text, "u.yaml:3: replacements go in a circle through the class 'A'"));
   of_user("- {class: A, methods: m, replacement: B}\n- {class: B, methods: n, replacement: A}");
