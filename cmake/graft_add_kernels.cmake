@@ -28,10 +28,16 @@ function(graft_add_kernels target)
     list(APPEND sources ${file})
   endforeach()
   add_library(${target} STATIC ${sources})
+  set_target_properties(${target} PROPERTIES
+    POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON)
   target_include_directories(${target} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(${target} PUBLIC graft::headers)
-  if(NOT target STREQUAL graft_kernels)
-    target_link_libraries(${target} PUBLIC graft_kernels)
+  if(COMMAND graft_own)  # only inside graft's own build
+    graft_own(${target})
+    if(NOT target STREQUAL graft_kernels)
+      target_link_libraries(${target} PUBLIC graft_kernels)
+    endif()
   endif()
-  graft_own(${target})
 endfunction()

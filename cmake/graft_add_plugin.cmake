@@ -3,7 +3,8 @@
 #                  [KERNELS file...]           torch-free sources, <name>_avx2.cpp and
 #                                              <name>_avx512.cpp for these instruction sets
 #                  [REGISTRY registry.yaml]    the plugin's own rules
-#                  [OUTPUT_DIRECTORY folder])  default: <build>/lib/graft/plugins, installed too
+#                  [OUTPUT_DIRECTORY folder])  default: GRAFT_PLUGIN_OUTPUT_DIRECTORY when set, else
+#                                              <build>/lib/graft/plugins, and installed
 #
 # makes
 #   graft_<name>          libgraft_<name>.so, a module that graft finds in its plugin folder
@@ -15,7 +16,8 @@
 # This is the only place with plugin flags. A plugin exports one symbol, resolves all others when it
 # is linked and again when it is loaded, and is never unmapped.
 include_guard(GLOBAL)
-include(graft_add_kernels)
+include(GNUInstallDirs)
+include(${CMAKE_CURRENT_LIST_DIR}/graft_add_kernels.cmake)
 
 set(GRAFT_PLUGIN_MAP ${CMAKE_CURRENT_LIST_DIR}/plugin.map)
 
@@ -27,13 +29,16 @@ function(graft_add_plugin name)
                         "unknown: '${arg_UNPARSED_ARGUMENTS}'")
   endif()
   set(target graft_${name})
+  if(NOT arg_OUTPUT_DIRECTORY)
+    set(arg_OUTPUT_DIRECTORY ${GRAFT_PLUGIN_OUTPUT_DIRECTORY})
+  endif()
   set(folder ${PROJECT_BINARY_DIR}/lib/graft/plugins)
   if(arg_OUTPUT_DIRECTORY)
     set(folder ${arg_OUTPUT_DIRECTORY})
   endif()
 
   add_library(${target} MODULE ${arg_SOURCES})
-  target_link_libraries(${target} PRIVATE graft::graft OpenMP::OpenMP_CXX)
+  target_link_libraries(${target} PRIVATE graft::plugin)
   if(arg_KERNELS)
     graft_add_kernels(${target}_kernels ${arg_KERNELS})
     target_link_libraries(${target} PRIVATE ${target}_kernels)

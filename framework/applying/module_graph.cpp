@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "applying/containers.h"
 #include "graft/error.h"
 
 namespace graft {
@@ -71,16 +72,15 @@ std::shared_ptr<torch::nn::Module> replace_at(const std::shared_ptr<torch::nn::M
   const auto [parent, name] = get_module_from_name(root, path);
   auto former = child_of(*parent, name);
   auto* block = dynamic_cast<nn::Block*>(parent.get());
-  if (!block || !block->has_slot(name))
-    throw Error(ErrorKind::usage, "the child " + quote(name) + " of a " + class_name_of(*parent) +
-                                      " cannot be replaced: its forward keeps a pointer of its own")
-        .at(path)
-        .hint(
-            "derive the class from graft::nn::Block and declare the child as "
-            "graft::nn::Slot<graft::nn::Unary> " +
-            name + "{*this, \"" + name + "\", ...};");
   try {
-    block->replace_child(name, std::move(next));
+    if (block && block->has_slot(name))
+      block->replace_child(name, std::move(next));
+    else if (!replace_in_container(*parent, name, next))
+      throw Error(ErrorKind::usage, "the child " + quote(name) + " of a " + class_name_of(*parent) +
+                                        " cannot be replaced: its forward keeps a pointer of its own")
+          .hint("derive the class from graft::nn::Block and declare the child as "
+                "graft::nn::Slot<graft::nn::Unary> " +
+                name + "{*this, \"" + name + "\", ...};");
   } catch (Error& error) {
     throw error.at(path);
   }

@@ -92,8 +92,8 @@ class Planner {
     paths_.push_back(path);
     const auto* block = dynamic_cast<const nn::Block*>(module.get());
     if (!block) {
-      for (const auto& child : module->named_children())
-        visit(join(path, child.key()), child.value());
+      keep_foreign(path, *module);
+      visit_children(path, module);
       return;
     }
 
@@ -125,6 +125,25 @@ class Planner {
       plan_.entries.push_back(std::move(entry));
     }
     visit_children(path, module);
+  }
+
+  /// A module of LibTorch's own in somebody's model stays as it is, and is listed.
+  void keep_foreign(const std::string& path, const torch::nn::Module& module) {
+    PlanEntry entry;
+    for (const auto& parameter : module.parameters(/*recurse=*/false))
+      if (parameter.defined()) entry.bytes_before += parameter.nbytes();
+    if (entry.bytes_before == 0) return;
+    entry.spec.path = path;
+    entry.spec.class_name = module.name();
+    entry.bytes_after = entry.bytes_before;
+    if (source_.known())
+      throw Error(ErrorKind::usage, "a " + module.name() +
+                                        " is no graft::nn::Block, so a checkpoint cannot fill it")
+          .at(path)
+          .hint("derive the class from graft::nn::Block");
+    entry.reason = "no graft::nn::Block, left alone";
+    seen_[&module] = plan_.entries.size();
+    plan_.entries.push_back(std::move(entry));
   }
 
   std::shared_ptr<torch::nn::Module> module_at(const std::string& path) const {

@@ -37,11 +37,17 @@ GRAFT_API ParentAndName get_module_from_name(const std::shared_ptr<torch::nn::Mo
 GRAFT_API std::size_t count(const std::shared_ptr<torch::nn::Module>& root,
                             const std::string& class_name);
 
-/// Puts `next` at `path`, into the slot and the registered list alike; returns what was there.
-/// Throws Error(usage), leaving everything as it was, when the parent has no such slot (the message
-/// names its class and the line to change) or the interface does not fit.
+/// Puts `next` at `path`, into the slot and the registered list alike; returns what was there. The
+/// parent is a Block with such a slot, or LibTorch's own Sequential (`next` is a nn::Unary then),
+/// ModuleList or ModuleDict. Throws Error(usage), leaving everything as it was, for any other parent
+/// (the message names its class and the line to change) and when the interface does not fit.
 GRAFT_API std::shared_ptr<torch::nn::Module> replace_at(
     const std::shared_ptr<torch::nn::Module>& root, const std::string& path,
     std::shared_ptr<torch::nn::Module> next);
+
+/// Puts an nn::Linear that shares weight and bias into the place of every torch::nn::Linear below
+/// `root`, so that it can be planned and replaced; gives their number. Throws Error(usage) as
+/// replace_at does, with nothing changed, for one whose parent does not let go of it.
+GRAFT_API std::size_t adopt_linears(const std::shared_ptr<torch::nn::Module>& root);
 
 }  // namespace graft

@@ -1,0 +1,94 @@
+#include "quantizer.h"
+
+#include <algorithm>
+
+#include "linear.h"
+
+namespace org::example::rtn8 {
+
+using namespace graft;
+
+int Rtn8Quantizer::recognises(const Value& settings) const {
+  return settings.get_string("quant_method", "") == "rtn8" ? 100 : 0;
+}
+
+QuantConfigPtr Rtn8Quantizer::parse(const Value& settings) const {
+  auto config = std::make_shared<Rtn8Config>();
+  config->skip = settings.get_strings("modules_to_not_convert");
+  for (const auto& [key, value] : settings.as_object())
+    if (key != "quant_method" && key != "modules_to_not_convert")
+      config->unknown_fields.push_back(key);
+  return config;
+}
+
+Value Rtn8Quantizer::describe(const QuantConfig& config) const {
+  Value settings;
+  settings.set("quant_method", "rtn8");
+  if (!config.skip.empty())
+    settings.set("modules_to_not_convert", Value::Array(config.skip.begin(), config.skip.end()));
+  return settings;
+}
+
+std::vector<OptionSpec> Rtn8Quantizer::options() const {
+  OptionSpec skip;
+  skip.name = "modules_to_not_convert";
+  skip.flag = "--skip";
+  skip.otherwise = Value::Array{};
+  skip.help = "Leave modules of this name dense; may be repeated";
+  return {skip};
+}
+
+Support Rtn8Quantizer::supports(const ModuleSpec& spec, const QuantConfig&) const {
+  if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
+  return Support::with("cpu scalar rows");
+}
+
+std::vector<TensorSpec> Rtn8Quantizer::tensors(const ModuleSpec& spec, const QuantConfig&) const {
+  const std::int64_t n = spec.out_features, k = spec.in_features;
+  TensorSpec codes, scales, bias;
+  codes.name = "codes";
+  codes.dtypes = {at::kChar};
+  codes.shape = {n, k};
+  codes.bytes = static_cast<std::uint64_t>(n * k);
+  scales.name = "scales";
+  scales.dtypes = {at::kFloat};
+  scales.shape = {n};
+  scales.bytes = static_cast<std::uint64_t>(4 * n);
+  scales.finite = true;
+  if (!spec.bias) return {codes, scales};
+  bias.name = "bias";
+  bias.dtypes = {at::kFloat, at::kHalf, at::kBFloat16};
+  bias.shape = {n};
+  bias.bytes = static_cast<std::uint64_t>(n) * c10::elementSize(spec.dtype);
+  return {codes, scales, bias};
+}
+
+std::shared_ptr<nn::Block> Rtn8Quantizer::build(const ModuleSpec& spec, const QuantConfig&) const {
+  return std::make_shared<Rtn8Linear>(spec);
+}
+
+void Rtn8Quantizer::fill(nn::Block& module, const QuantConfig&, const Tensors& tensors) const {
+  for (const auto& [name, meta] : module.own_tensors()) module.set_tensor(name, tensors.at(name));
+}
+
+GroupResult Rtn8Quantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+  GroupResult result;
+  for (const auto& member : group) {
+    auto module = std::make_shared<Rtn8Linear>(member.spec);
+    module->quantize(member.dense);
+    result.modules.push_back(std::move(module));
+  }
+  return result;
+}
+
+Tensors Rtn8Quantizer::save(const nn::Block& module, const QuantConfig&) const {
+  Tensors out;
+  for (const auto& [name, tensor] : module.own_tensors()) out.set(name, tensor);
+  return out;
+}
+
+at::Tensor Rtn8Quantizer::dequantize(const nn::Block& module) const {
+  return dynamic_cast<const Rtn8Linear&>(module).dequantize();
+}
+
+}  // namespace org::example::rtn8
