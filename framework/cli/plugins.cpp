@@ -99,10 +99,12 @@ void add_plugins(CLI::App& app, Program& program) {
   auto file = std::make_shared<std::string>();
   one->add_option("FILE", *file, "A shared library")->required();
   one->callback([file, &program] { inspect(program, *file); });
+  add_plugins_test(*verb, program);
   verb->require_subcommand(0, 1);
   for (auto* sub : verb->get_subcommands({})) sub->fallthrough();
-  verb->callback([one, &program] {
-    if (!one->parsed()) list(program);
+  verb->callback([verb, &program] {
+    const auto parsed = verb->get_subcommands();
+    if (parsed.empty() || parsed[0]->get_name() == "list") list(program);
   });
 }
 

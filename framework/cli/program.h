@@ -109,6 +109,7 @@ void add_import(CLI::App& app, Program& program);
 void add_inspect(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program, bool with_methods);
 void add_plugins(CLI::App& app, Program& program);
+void add_plugins_test(CLI::App& plugins, Program& program);
 void add_quantize(CLI::App& app, Program& program, bool with_methods);
 void add_registry(CLI::App& app, Program& program);
 void add_verify(CLI::App& app, Program& program);

@@ -106,9 +106,9 @@ std::vector<TensorSpec> layout_tensors(const ModuleSpec& spec, const AwqConfig& 
 at::Tensor read_zeros(const Tensors& tensors, std::int64_t inputs, std::int64_t outputs,
                       const AwqConfig& config) {
   const std::int64_t groups = config.groups(inputs);
-  const auto* found = tensors.find("qzeros");
-  if (!found) return at::full({groups, outputs}, kMiddle, at::kByte);
-  const auto qzeros = found->contiguous();
+  if (!tensors.find("qzeros") && !config.zero_point)
+    return at::full({groups, outputs}, kMiddle, at::kByte);
+  const auto qzeros = tensors.at("qzeros").contiguous();
   switch (config.read_as) {
     case Version::gemm:
       return unpack_rows(qzeros);
