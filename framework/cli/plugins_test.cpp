@@ -14,10 +14,7 @@ namespace graft::cli {
 namespace {
 
 constexpr unsigned kMostSeconds = 120;
-
-struct Result {
-  std::string sentence, failure;  ///< failure is empty when the check passed
-};
+constexpr char kEnd = '\0';  ///< of the child's answer; without it the plugin ended the process
 
 /// Runs in the child: loads the plugin there and says how the check is broken, or nothing.
 std::string failure_of(const Check& check, const std::filesystem::path& file, bool allow_insecure) {
@@ -57,8 +54,9 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
     ::signal(SIGALRM, SIG_DFL);
     ::alarm(kMostSeconds);
     const std::string failure = failure_of(check, file, allow_insecure);
+    const std::string answer = failure + kEnd;
     const bool written =
-        ::write(ends[1], failure.data(), failure.size()) == static_cast<ssize_t>(failure.size());
+        ::write(ends[1], answer.data(), answer.size()) == static_cast<ssize_t>(answer.size());
     ::_exit(written ? 0 : 1);
   }
   ::close(ends[1]);
@@ -73,16 +71,19 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
     return "it took more than " + std::to_string(kMostSeconds) + " seconds";
   if (WIFSIGNALED(status))
     return "it ended the process: " + std::string(strsignal(WTERMSIG(status)));
-  if (WEXITSTATUS(status) != 0)
+  if (failure.empty() || failure.back() != kEnd)
     return "it ended the process with exit code " + std::to_string(WEXITSTATUS(status));
+  failure.pop_back();
   return failure;
 }
 
-void test(Program& program, const std::string& file) {
+void test(Program& program, const std::string& file, const std::string& rule) {
   read_stamp(file);  // the clearest error for what is no plugin
   std::vector<Check> checks;
   for (const auto& part : {border_checks(), storage_checks(), forward_checks(), process_checks()})
-    checks.insert(checks.end(), part.begin(), part.end());
+    for (const auto& check : part)
+      if (std::string_view(check.sentence).starts_with(rule)) checks.push_back(check);
+  if (checks.empty()) throw Error(ErrorKind::usage, "no rule starts with " + quote(rule));
   std::size_t failed = 0;
   Value::Array rows;
   for (const auto& check : checks) {
@@ -103,7 +104,7 @@ void test(Program& program, const std::string& file) {
   if (program.globals.json) program.print_json(rows);
   if (failed)
     throw Error(ErrorKind::plugin, std::to_string(failed) + " of " + std::to_string(checks.size()) +
-                                       " checks are broken")
+                                       " rules are broken")
         .at(quote(file, 1000));
 }
 
@@ -114,7 +115,9 @@ void add_plugins_test(CLI::App& plugins, Program& program) {
       "test", "Whether a plugin keeps to the rules, each checked in a process of its own");
   auto file = std::make_shared<std::string>();
   verb->add_option("FILE", *file, "A shared library")->required();
-  verb->callback([file, &program] { test(program, *file); });
+  auto rule = std::make_shared<std::string>();
+  verb->add_option("--rule", *rule, "Only rules that start with this text");
+  verb->callback([file, rule, &program] { test(program, *file, *rule); });
 }
 
 }  // namespace graft::cli
