@@ -12,6 +12,17 @@ install(FILES ${PROJECT_BINARY_DIR}/graftConfig.cmake ${PROJECT_BINARY_DIR}/graf
               ${CMAKE_CURRENT_LIST_DIR}/plugin.map
         DESTINATION ${package_folder})
 
+option(GRAFT_BUNDLE_TORCH "Install LibTorch's libraries beside libgraft" OFF)
+if(GRAFT_BUNDLE_TORCH)
+  file(GLOB torch_libraries ${GRAFT_TORCH_DIR}/lib/libtorch.so ${GRAFT_TORCH_DIR}/lib/libtorch_cpu.so
+       ${GRAFT_TORCH_DIR}/lib/libc10.so ${GRAFT_TORCH_DIR}/lib/libgomp*.so*)
+  install(PROGRAMS ${torch_libraries} DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
+
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md
+              ${PROJECT_SOURCE_DIR}/CHANGELOG.md
+        DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR})
 # What the documents say to copy.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugins/template ${PROJECT_SOURCE_DIR}/examples
         DESTINATION ${CMAKE_INSTALL_DATADIR}/graft)

@@ -50,9 +50,13 @@ Value value_of(const OptionSpec& option, const std::vector<std::string>& words) 
 void MethodOptions::collect(const Host& host) {
   for (const auto* library : host.plugins().libraries())
     for (const auto& claim : library->claims())
-      if (!methods_.contains(claim.method))
-        if (const auto* quantizer = library->quantizer(claim.method))
-          methods_[claim.method] = quantizer->options();
+      if (const auto* quantizer = library->quantizer(claim.method)) {
+        auto& known = methods_[claim.method];  // several plugins may serve a method
+        for (auto& option : quantizer->options())
+          if (std::none_of(known.begin(), known.end(),
+                           [&](const OptionSpec& one) { return one.name == option.name; }))
+            known.push_back(std::move(option));
+      }
 }
 
 void MethodOptions::add_loading_to(CLI::App& verb, const Host& host) {

@@ -104,6 +104,21 @@ struct Explain {
   std::string model, path, method;
 };
 
+/// The class of the module at `path`; what a restructuring makes is there once it was planned.
+std::string class_at(const Host& host, const Checkpoint& checkpoint,
+                     const std::shared_ptr<Model>& model, const std::string& method,
+                     const std::string& path) {
+  const auto modules = named_modules(model);
+  if (std::none_of(modules.begin(), modules.end(),
+                   [&](const NamedModule& module) { return module.path == path; })) {
+    const Value* own = quantization_config_of(checkpoint.config());
+    const Value settings = own ? *own : Value(Value::Object{{"quant_method", method}});
+    ModelQuantizer::from_config(host, settings, false).make_plan(model);
+  }
+  const auto [parent, name] = get_module_from_name(model, path);
+  return class_name_of(**parent->named_children().find(name));
+}
+
 void explain(Program& program, const Explain& given) {
   OpenOptions open;
   open.weights_optional = true;
@@ -117,8 +132,7 @@ void explain(Program& program, const Explain& given) {
     throw Error(ErrorKind::usage, "the model is not quantized, so the method must be named")
         .hint("add --method");
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
-  const auto [parent, name] = get_module_from_name(model, given.path);
-  const std::string module_class = class_name_of(**parent->named_children().find(name));
+  const std::string module_class = class_at(program.host(), checkpoint, model, method, given.path);
   const Decision decision =
       program.host().registry().decide({method, module_class, given.path, "cpu"});
   Value result;

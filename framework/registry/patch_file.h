@@ -12,7 +12,7 @@ namespace graft {
 
 inline constexpr std::size_t kMaxPatchFileBytes = 1 << 20;
 
-/// One YAML file of rules, as written. Format: registry/schema.md.
+/// One YAML file of rules, as written. Format: docs/registry.md.
 struct PatchFile {
   std::vector<Rule> rules;
   std::vector<std::pair<std::string, std::string>> aliases;

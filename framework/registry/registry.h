@@ -22,7 +22,7 @@ struct Origin {
   std::string text() const { return line ? file + ":" + std::to_string(line) : file; }
 };
 
-/// One row of `patches` (registry/schema.md).
+/// One row of `patches` (docs/registry.md).
 struct Rule {
   std::string module_class = "*";
   std::vector<std::string> methods;

@@ -64,6 +64,11 @@ with tempfile.TemporaryDirectory() as name:
         says="output and input lie in each other")
     assert not (temporary / "o").exists() and not (dense / "sub").exists()
 
+    # Options of a method that several plugins serve.
+    special = ["--plugin-path", plugins / "special"]
+    run("plan", dense, "--method", "gptq", "--bits", "8", *special)
+    run("plan", dense, "--method", "gptq", "--bits", "9", *special, code=1, says="--bits")
+
     # 2: a model is invalid
     broken = temporary / "broken"
     shutil.copytree(dense, broken)
@@ -138,6 +143,12 @@ with tempfile.TemporaryDirectory() as name:
     assert re.search(r"output head \(.*defaults\.yaml:4\)", explained["reason"]), explained
     won = as_json("registry", "explain", nf4, path)
     assert won["decision"] == "built by org.graft.bnb", won
+    moe = golden / "arch/mixtral"
+    run("registry", "explain", moe, "model.layers.0.mlp.experts", "--method", "gptq",
+        out=["a MixtralExperts, under gptq: replaced by SequentialMixtralExperts",
+             "because ", "experts.yaml:"])
+    run("registry", "explain", moe, "model.layers.0.mlp.experts.1.gate_proj", "--method", "gptq",
+        out=["a Linear, under gptq: built by org.graft.gptq"])
     run("registry", "explain", dense, "model.layers.0.mlp.up", "--method", "rows8", *rows, code=1,
         says="'model.layers.0.mlp.up_proj'?")
     run("registry", "explain", dense, path, code=1, says="add --method")

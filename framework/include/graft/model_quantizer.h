@@ -19,7 +19,7 @@ using Observer = std::function<void(const std::string& path, const std::string& 
                                     const std::string& new_class, const c10::Device& device)>;
 
 /// The steps of Transformers' HfQuantizer, one by one and under its names, for those who bring
-/// their own model; Host::load runs them all. docs/design.md has the mapping.
+/// their own model; Host::load runs them all. docs/coming-from-transformers.md has the mapping.
 ///
 /// In order: from_config, validate_environment, update_dtype, preprocess_model (converts on meta
 /// when pre-quantized), load_weights, postprocess_model (converts here when on the fly). One model
