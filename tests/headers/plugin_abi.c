@@ -1,7 +1,10 @@
 /* plugin_abi.h is C11: this file is compiled as such, pedantically. The sizes and places of what
  * crosses the border are those of version 1.0; a change here without a new version in the header
  * breaks every plugin that is out there. */
+#include "graft/activations.h"
+#include "graft/graft.h"
 #include "graft/plugin_abi.h"
+#include "graft/pool.h"
 
 #include <stddef.h>
 
@@ -20,6 +23,10 @@ _Static_assert(sizeof(graft_kernel) == 24, "graft_kernel");
 _Static_assert(sizeof(graft_plugin) == 72, "graft_plugin");
 _Static_assert(offsetof(graft_plugin, claim_count) == 40, "graft_plugin.claim_count");
 _Static_assert(offsetof(graft_plugin, query) == 64, "graft_plugin.query");
+_Static_assert(sizeof(graft_pool) == 56, "graft_pool");
+_Static_assert(offsetof(graft_pool, drain) == 48, "graft_pool.drain");
+_Static_assert(sizeof(graft_activations) == 16, "graft_activations");
+_Static_assert(sizeof(graft_callbacks) == 24, "graft_callbacks");
 _Static_assert(GRAFT_BAD_INPUT == 2 && GRAFT_INTERNAL == 5, "graft_status");
 
 const graft_plugin* graft_plugin_entry(uint32_t host_abi_major, uint32_t host_abi_minor) {
