@@ -8,9 +8,10 @@ include_guard(GLOBAL)
 
 set(GRAFT_AVX2_FLAGS -mavx2 -mfma -mf16c)
 set(GRAFT_AVX512_FLAGS ${GRAFT_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi
-                       -mavx512vnni
-                       # GCC 12 warns of its own _mm512_undefined_ps (bug 105593).
-                       -Wno-maybe-uninitialized -Wno-uninitialized)
+                       -mavx512vnni)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)  # 12 warns of its own _mm512_undefined_ps (bug 105593)
+  list(APPEND GRAFT_AVX512_FLAGS -Wno-maybe-uninitialized -Wno-uninitialized)
+endif()
 set(GRAFT_AVX512BF16_FLAGS ${GRAFT_AVX512_FLAGS} -mavx512bf16)
 
 function(graft_add_kernels target)

@@ -3,6 +3,9 @@
 #include <array>
 #include <cstdlib>
 #include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "graft/error.h"
 
@@ -10,6 +13,14 @@ namespace graft::kernels {
 namespace {
 
 constexpr std::array kLevels{CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512};
+
+#if defined(__x86_64__)
+/// Clang's __builtin_cpu_supports does not know it.
+bool has_f16c() noexcept {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 }  // namespace
 
@@ -28,8 +39,7 @@ std::string_view name_of(CpuLevel level) noexcept {
 CpuLevel detect_cpu_level() noexcept {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (!avx2) return CpuLevel::scalar;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

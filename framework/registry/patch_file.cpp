@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::size_t kMaxDepth = 64, kMaxNodes = 100'000;
 
+struct Member;
+
 /// A YAML node with its place. Plain scalars are text until somebody asks for another type; quoted
 /// ones stay text.
 struct Node {
@@ -22,7 +24,10 @@ struct Node {
   bool quoted = false;
   int line = 0, column = 0;
   std::vector<Node> items;
-  std::vector<std::pair<Node, Node>> members;
+  std::vector<Member> members;
+};
+struct Member {
+  Node key, value;
 };
 
 class Reader : public YAML::EventHandler {
@@ -105,7 +110,7 @@ class Reader : public YAML::EventHandler {
       top.key = std::move(value);
       top.has_key = true;
     } else {
-      top.node.members.emplace_back(std::move(top.key), std::move(value));
+      top.node.members.push_back({std::move(top.key), std::move(value)});
       top.has_key = false;
     }
   }

@@ -3,7 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
-#include <optional>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
