@@ -18,6 +18,8 @@ function(graft_own target)
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
     # GCC 12 reports std::string's operator+ (bug 105651).
     $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+    # Clang reports std::stable_sort of GCC 12's library.
+    $<$<CXX_COMPILER_ID:Clang>:-Wno-deprecated-declarations>
     $<$<BOOL:${GRAFT_WERROR}>:-Werror>)
   if(GRAFT_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${GRAFT_SANITIZE} -fno-omit-frame-pointer)
