@@ -15,7 +15,11 @@ __m512bh as_bf16(__m512i v) { return (__m512bh)v; }
 __m512i as_integers(__m512bh v) { return (__m512i)v; }
 
 __m512bh broadcast(const std::uint8_t* bytes) {
-  return as_bf16(_mm512_set1_epi32(*reinterpret_cast<const AliasedInt*>(bytes)));
+  __m512i value = _mm512_set1_epi32(*reinterpret_cast<const AliasedInt*>(bytes));
+#if defined(__clang__) && __clang_major__ < 19
+  asm("" : "+v"(value));  // Clang 16 crashes when it sees through the cast
+#endif
+  return as_bf16(value);
 }
 
 /// 4-bit codes as bfloat16 through a table of 16, straight from registers.

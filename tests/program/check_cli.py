@@ -123,6 +123,11 @@ with tempfile.TemporaryDirectory() as name:
     bad = plugins / "throwing_init/libgraft_test_throwing_init.so"
     run("plugins", "inspect", bad, code=3, out="org.graft.test.throwing_init 1.2.3",
         says="its init failed (a defect): 'no operators today'")
+    kept = as_json("plugins", "test", good, "--rule", "unknown interfaces")
+    assert kept == [{"rule": "unknown interfaces and methods get nothing", "kept": True}], kept
+    run("plugins", "test", good, "--rule", "nonsense", code=1, says="no rule starts with 'nonsense'")
+    run("plugins", "test", plugins / "no_stamp/libgraft_test_no_stamp.so", code=3,
+        says="no graft stamp")
     run("plugins", "inspect", plugins / "no_stamp/libgraft_test_no_stamp.so", code=3,
         says="no graft stamp")
     run("plugins", "inspect", temporary / "absent.so", code=4, says="No such file or directory")

@@ -109,6 +109,7 @@ void operators(const Tried& tried) {
 
 std::vector<Check> border_checks() {
   return {
+      {"it is loaded: its stamp, its entry and its init are in order", [](const Tried&) {}},
       {"a host of another ABI gets no descriptor", other_abi},
       {"init may run again, without a host too", init_again},
       {"unknown interfaces and methods get nothing", unknown_interfaces},

@@ -40,7 +40,8 @@ struct Check {
   void (*run)(const Tried& tried);
 };
 
-/// Claims, settings, operators: what crosses the border.
+/// Claims, settings, operators: what crosses the border. The first one is that the plugin is
+/// loaded.
 std::vector<Check> border_checks();
 /// Building, filling, saving: what files and memory hold.
 std::vector<Check> storage_checks();
