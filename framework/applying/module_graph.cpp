@@ -76,11 +76,13 @@ std::shared_ptr<torch::nn::Module> replace_at(const std::shared_ptr<torch::nn::M
     if (block && block->has_slot(name))
       block->replace_child(name, std::move(next));
     else if (!replace_in_container(*parent, name, next))
-      throw Error(ErrorKind::usage, "the child " + quote(name) + " of a " + class_name_of(*parent) +
-                                        " cannot be replaced: its forward keeps a pointer of its own")
-          .hint("derive the class from graft::nn::Block and declare the child as "
-                "graft::nn::Slot<graft::nn::Unary> " +
-                name + "{*this, \"" + name + "\", ...};");
+      throw Error(ErrorKind::usage,
+                  "the child " + quote(name) + " of a " + class_name_of(*parent) +
+                      " cannot be replaced: its forward keeps a pointer of its own")
+          .hint(
+              "derive the class from graft::nn::Block and declare the child as "
+              "graft::nn::Slot<graft::nn::Unary> " +
+              name + "{*this, \"" + name + "\", ...};");
   } catch (Error& error) {
     throw error.at(path);
   }

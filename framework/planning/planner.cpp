@@ -137,8 +137,8 @@ class Planner {
     entry.spec.class_name = module.name();
     entry.bytes_after = entry.bytes_before;
     if (source_.known())
-      throw Error(ErrorKind::usage, "a " + module.name() +
-                                        " is no graft::nn::Block, so a checkpoint cannot fill it")
+      throw Error(ErrorKind::usage,
+                  "a " + module.name() + " is no graft::nn::Block, so a checkpoint cannot fill it")
           .at(path)
           .hint("derive the class from graft::nn::Block");
     entry.reason = "no graft::nn::Block, left alone";

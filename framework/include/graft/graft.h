@@ -3,8 +3,9 @@
  *
  * Every function that returns int gives GRAFT_DONE or why it failed, the exit code that the program
  * `graft` would end with, and then a sentence in `message`: at most message_size bytes with the
- * terminating zero, cut where it is longer; message may be NULL. Nothing throws or ends the process.
- * Text is UTF-8. Functions may be called from any thread; one model runs in one thread at a time.
+ * terminating zero, cut where it is longer; message may be NULL. Nothing throws or ends the
+ * process. Text is UTF-8. Functions may be called from any thread; one model runs in one thread at
+ * a time.
  *
  * `options` is NULL or a JSON object; all members are optional:
  *   plugins                     files to load, before those that are found

@@ -39,8 +39,8 @@ GRAFT_API std::size_t count(const std::shared_ptr<torch::nn::Module>& root,
 
 /// Puts `next` at `path`, into the slot and the registered list alike; returns what was there. The
 /// parent is a Block with such a slot, or LibTorch's own Sequential (`next` is a nn::Unary then),
-/// ModuleList or ModuleDict. Throws Error(usage), leaving everything as it was, for any other parent
-/// (the message names its class and the line to change) and when the interface does not fit.
+/// ModuleList or ModuleDict. Throws Error(usage), leaving everything as it was, for any other
+/// parent (the message names its class and the line to change) and when the interface does not fit.
 GRAFT_API std::shared_ptr<torch::nn::Module> replace_at(
     const std::shared_ptr<torch::nn::Module>& root, const std::string& path,
     std::shared_ptr<torch::nn::Module> next);

@@ -4,7 +4,7 @@
 
 namespace graft::test::twin {
 
-/// Claims exactly what the good plugin claims.
+/// Claims what the good plugin claims, and builds what examples/special builds.
 struct Plugin {
   static constexpr const char* summary = "int8 rows once more";
   static constexpr graft_claim claims[] = {{"rows8", "Linear", "cpu", 0}};
@@ -12,6 +12,10 @@ struct Plugin {
   static const Quantizer* quantizer(std::string_view method) {
     static const RowQuantizer rows("rows8");
     return method == "rows8" ? &rows : nullptr;
+  }
+  static const Restructuring* restructuring(std::string_view name) {
+    static const Restructuring nothing;
+    return name == "SequentialCustomExperts" ? &nothing : nullptr;
   }
 };
 

@@ -10,6 +10,7 @@
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
 
+#include "model_folder.h"
 #include "thrown_by.h"
 
 using namespace graft;
@@ -112,4 +113,17 @@ TEST_CASE("parameters of LibTorch's own modules are listed in the plan as left a
   CHECK(plan.entries[0].spec.class_name == "torch::nn::LinearImpl");
   CHECK(plan.entries[0].reason == "no graft::nn::Block, left alone");
   CHECK(plan.bytes_before() == 4 * (2 * (64 * 64 + 64) + 64 * 8));
+}
+
+TEST_CASE("a module of LibTorch's own cannot be filled from a checkpoint, which planning says") {
+  const Host host;
+  const auto checkpoint = Checkpoint::open(test::golden("vectors/tiny_llama_dense_fp16"));
+  auto quantizer = ModelQuantizer::from_config(
+      host, parse_json(R"({"quant_method": "bitsandbytes", "load_in_8bit": true})"), false);
+  const auto error =
+      test::thrown_by([&] { quantizer.make_plan(std::make_shared<Net>(), &checkpoint); });
+  CHECK(error.kind() == ErrorKind::usage);
+  CHECK(contains(error.what(),
+                 "sequence.0: a torch::nn::LinearImpl is no graft::nn::Block, so a checkpoint "
+                 "cannot fill it; derive the class from graft::nn::Block"));
 }

@@ -133,3 +133,11 @@ TEST_CASE("two plugins with one claim: a pin decides") {
   for (const auto& entry : plan.entries)
     if (entry.action == Action::quantize) CHECK(entry.plugin == "org.graft.test.twin");
 }
+
+TEST_CASE("two plugins that build one replacement: the error names both files") {
+  const Host host(with({"special", "twin"}));
+  const auto error = test::thrown_by([&] { host.builds("SequentialCustomExperts"); });
+  CHECK(error.kind() == ErrorKind::plugin);
+  CHECK(contains(error.what(), "special/libgraft_special.so"));
+  CHECK(contains(error.what(), "twin/libgraft_test_twin.so"));
+}
