@@ -57,9 +57,13 @@ ModuleSpec module_spec(const Subject& subject, std::int64_t in_features, std::in
 }
 
 std::vector<ModuleSpec> trial_specs(const Subject& subject) {
-  return {module_spec(subject, 1, 1, false),    module_spec(subject, 7, 3, true),
-          module_spec(subject, 67, 129, false), module_spec(subject, 256, 31, true),
-          module_spec(subject, 128, 64, true),  module_spec(subject, 512, 256, false)};
+  return {module_spec(subject, 1, 1, false),
+          module_spec(subject, 7, 3, true),
+          module_spec(subject, 67, 129, false),
+          module_spec(subject, 256, 31, true),
+          module_spec(subject, 128, 64, true),
+          module_spec(subject, 512, 256, false),
+          module_spec(subject, 192, 48, true, at::kBFloat16)};
 }
 
 at::Tensor random_normal(at::IntArrayRef shape, std::uint64_t seed) {
