@@ -70,7 +70,7 @@ QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const Quant
   QuantConfigPtr settled_base = base;
   for (auto& [plugin, group] : groups) {
     const auto& config = plugin == plan.plugin && base ? base : group.modules.front().config;
-    Settled settled = call_plugin(plugin, "quantization_config", [&] {
+    Settled settled = call_plugin(plugin, "quantization_config", [&, &group = group] {
       return group.quantizer->settle(config, group.modules, trust);
     });
     if (!settled.config || settled.configs.size() != group.entries.size())

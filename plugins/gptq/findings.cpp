@@ -111,8 +111,9 @@ Settled settle_modules(const std::shared_ptr<const GptqConfig>& config,
                              " is what the settings say");
       continue;
     }
+    const std::string& path = paths.front();
     const auto& first = *std::find_if(modules.begin(), modules.end(), [&](const auto& module) {
-      return module.spec.path == paths.front();
+      return module.spec.path == path;
     });
     out.detected.push_back(
         "zero points are " + std::to_string(findings_of(first).zero) +
