@@ -13,12 +13,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::vector<std::string> kGptq{
-    "quant/gptq-w2-g32",     "quant/gptq-w3-g32",           "quant/gptq-w4-g32",
-    "quant/gptq-w4-g32-act", "quant/gptq-w4-g32-v2",        "quant/gptq-w4-dynamic",
-    "quant/gptq-w8-gall-act", "vectors/tiny_llama_gptq3_v1", "vectors/tiny_llama_gptq4_v1",
-    "vectors/tiny_llama_gptq8_v1", "vectors/tiny_llama_gptq4_v2_desc_act"};
-const std::vector<std::string> kAwq{"quant/awq-w4-g32", "vectors/tiny_llama_awq4_gemm"};
+const std::vector<std::string> kGptq{"quant/gptq-w2-g32",
+                                     "quant/gptq-w3-g32",
+                                     "quant/gptq-w4-g32",
+                                     "quant/gptq-w4-g32-act",
+                                     "quant/gptq-w4-g32-v2",
+                                     "quant/gptq-w4-dynamic",
+                                     "quant/gptq-w8-gall-act",
+                                     "quant/gptq-w4-g128-asym",
+                                     "quant/gptq-w4-qwen3moe",
+                                     "vectors/tiny_llama_gptq3_v1",
+                                     "vectors/tiny_llama_gptq4_v1",
+                                     "vectors/tiny_llama_gptq8_v1",
+                                     "vectors/tiny_llama_gptq4_v2_desc_act"};
+const std::vector<std::string> kAwq{"quant/awq-w4-g32", "quant/awq-w4-g32-mixtral",
+                                    "vectors/tiny_llama_awq4_gemm"};
 const std::vector<std::string> kBnb{"vectors/tiny_llama_bnb_nf4_dq", "vectors/tiny_llama_bnb_fp4",
                                     "vectors/tiny_llama_bnb_int8"};
 
@@ -33,9 +42,9 @@ at::Tensor read(const Checkpoint& file, const std::string& name) {
 
 Checkpoint answers(const std::string& name) {
   const auto folder = golden(name);
-  const auto file = folder / (contains(name, "bnb") && !contains(name, "int8")
-                                  ? "flat_reference.safetensors"
-                                  : "expected.safetensors");
+  const auto file =
+      folder / (contains(name, "bnb") && !contains(name, "int8") ? "flat_reference.safetensors"
+                                                                 : "expected.safetensors");
   return Checkpoint::open_file(fs::exists(file) ? file : folder / "reference.safetensors");
 }
 
@@ -135,12 +144,13 @@ TEST_CASE("dequantized weights are exactly those of GPTQModel, in the dtype of t
     const auto expected = answers(name);
     for (const auto& info : expected.tensors()) {
       if (!info.name.starts_with("weight:")) continue;
-      CHECK_MESSAGE(weight_of(loaded, info.name.substr(7)).to(at::kFloat).equal(read(expected, info.name)),
-                    std::string(name + " " + info.name));
+      CHECK_MESSAGE(
+          weight_of(loaded, info.name.substr(7)).to(at::kFloat).equal(read(expected, info.name)),
+          std::string(name + " " + info.name));
       ++compared;
     }
   }
-  CHECK(compared == 16);
+  CHECK(compared == 22);
 }
 
 TEST_CASE("loading and saving gives back every tensor and every field of the config") {
@@ -161,7 +171,8 @@ TEST_CASE("loading and saving gives back every tensor and every field of the con
         REQUIRE(std::fread(text.data(), 1, size, in.get()) == size);
         return parse_json(text);
       };
-      CHECK_MESSAGE(to_json(parse(folder)) == to_json(parse(golden(name))), std::string(name + " " + file));
+      CHECK_MESSAGE(to_json(parse(folder)) == to_json(parse(golden(name))),
+                    std::string(name + " " + file));
     }
   }
 }
@@ -240,8 +251,8 @@ TEST_CASE("a layout that cannot hold a module is refused before a folder is made
 TEST_CASE("a dequantized folder is dense and gives the same logits") {
   TestHost host;
   const OutputFolder out;
-  for (const std::string name : {"quant/gptq-w4-g32-act", "quant/awq-w4-g32",
-                                 "vectors/tiny_llama_bnb_nf4_dq"}) {
+  for (const std::string name :
+       {"quant/gptq-w4-g32-act", "quant/awq-w4-g32", "vectors/tiny_llama_bnb_nf4_dq"}) {
     const auto folder = out.at(fs::path(name).filename().string());
     auto loaded = load(host, golden(name));
     host.host->dequantize(loaded, at::kFloat);
