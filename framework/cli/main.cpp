@@ -91,7 +91,7 @@ int run(int argc, char** argv) {
     return std::any_of(argv + 1, argv + argc, [&](const char* word) { return word == verb; });
   };
   try {
-    add_bench(app, program);
+    add_bench(app, program, asked_for("bench") && asked_for("model"));
     add_convert(app, program, asked_for("convert"));
     add_dequantize(app, program);
     add_doctor(app, program);

@@ -96,8 +96,9 @@ std::string seconds(double value);
 std::string read_text_file(const std::filesystem::path& file);
 
 // One function a verb, in the file of that name: declares its arguments and what runs.
-void add_bench(CLI::App& app, Program& program);
+void add_bench(CLI::App& app, Program& program, bool with_methods);
 void add_bench_kernels(CLI::App& bench, Program& program);
+void add_bench_model(CLI::App& bench, Program& program, bool with_methods);
 void add_convert(CLI::App& app, Program& program, bool with_formats);
 void add_dequantize(CLI::App& app, Program& program);
 void add_doctor(CLI::App& app, Program& program);

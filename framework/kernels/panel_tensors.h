@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include "graft/activations.h"
 #include "graft/error.h"
@@ -42,6 +43,14 @@ inline PanelTensors empty_panels(const PanelShape& shape) {
     out.zeros = at::empty({shape.panels, shape.groups, kPanelWidth},
                           shape.kind == PanelKind::int8 ? at::kShort : at::kByte);
   return out;
+}
+
+/// Numbers [groups, n], such as scales or zero points, in the order of panels: [panels, groups,
+/// 16], 0 beyond n.
+inline at::Tensor by_panel(const PanelShape& shape, const at::Tensor& values) {
+  auto wide = at::zeros({shape.groups, shape.panels * kPanelWidth}, values.options());
+  wide.narrow(1, 0, shape.n).copy_(values);
+  return wide.view({shape.groups, shape.panels, kPanelWidth}).transpose(0, 1).contiguous();
 }
 
 /// Throws Error(usage) for what is not float32, bfloat16 or float16.

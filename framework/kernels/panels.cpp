@@ -113,14 +113,26 @@ void unpack_words(const PanelShape& shape, const std::uint8_t* codes, std::int64
     words[i] = gather(words[i] & 0x0F0F0F0FU) | gather(words[i] >> 4 & 0x0F0F0F0FU) << 16;
 }
 
+void unpack_codes(const PanelShape& shape, const std::uint8_t* packed, std::int64_t panel,
+                  std::int64_t first, std::int64_t count, std::uint8_t* codes) {
+  for (std::int64_t k = first; k < first + count; ++k, codes += kPanelWidth) {
+    const std::int64_t within = k % shape.group, i = within % kStep;
+    const std::int64_t step = k / shape.group * shape.steps_of_group + within / kStep;
+    const std::uint8_t* line = packed + panel * shape.panel_bytes + step * shape.step_bytes + i % 4;
+    const bool bytes = shape.kind == PanelKind::int8;
+    if (bytes) line += i / 4 * 64;
+    const std::int64_t shift = bytes ? 0 : i / 4 * 4;
+    const int mask = bytes ? 255 : 15;
+    for (std::int64_t j = 0; j < kPanelWidth; ++j)
+      codes[j] = static_cast<std::uint8_t>(line[4 * j] >> shift & mask);
+  }
+}
+
 std::uint8_t code_at(const PanelShape& shape, const std::uint8_t* codes, std::int64_t n,
                      std::int64_t k) {
-  const std::int64_t within = k % shape.group;
-  const std::int64_t step = k / shape.group * shape.steps_of_group + within / kStep;
-  const std::int64_t i = within % kStep, j = n % kPanelWidth;
-  const std::uint8_t* line = codes + n / kPanelWidth * shape.panel_bytes + step * shape.step_bytes;
-  if (shape.kind == PanelKind::int8) return line[i / 4 * 64 + 4 * j + i % 4];
-  return static_cast<std::uint8_t>(line[4 * j + i % 4] >> (i / 4 * 4) & 15);
+  std::uint8_t row[kPanelWidth];
+  unpack_codes(shape, codes, n / kPanelWidth, k, 1, row);
+  return row[n % kPanelWidth];
 }
 
 }  // namespace graft::kernels

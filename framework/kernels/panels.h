@@ -92,7 +92,12 @@ void pack_words(const PanelShape& shape, const WordSource& source, std::int64_t 
 void unpack_words(const PanelShape& shape, const std::uint8_t* codes, std::int64_t panel,
                   std::int64_t first, std::int64_t count, std::uint32_t* words);
 
-/// The code of packed input `k` and output `n`, for tests and for saving.
+/// Codes of one panel again: codes[i * 16 + j] of packed input first + i, i in [0, count), and
+/// output 16 * panel + j. Any thread; nothing is allocated.
+void unpack_codes(const PanelShape& shape, const std::uint8_t* packed, std::int64_t panel,
+                  std::int64_t first, std::int64_t count, std::uint8_t* codes);
+
+/// The code of packed input `k` and output `n`, for tests.
 std::uint8_t code_at(const PanelShape& shape, const std::uint8_t* codes, std::int64_t n,
                      std::int64_t k);
 

@@ -6,8 +6,11 @@
 
 #include <algorithm>
 
+#include "graft/activations.h"
 #include "graft/error.h"
+#include "graft/pool.h"
 #include "kernels/dequantize.h"
+#include "kernels/repack.h"
 
 namespace graft::awq {
 namespace {
@@ -18,6 +21,10 @@ constexpr std::int64_t kSlab = 1 << 17;
 constexpr std::int64_t kPack = 8;  ///< outputs in a word
 
 constexpr double kLargestHalf = 65504;
+
+const std::uint32_t* words_of(const at::Tensor& tensor) {
+  return reinterpret_cast<const std::uint32_t*>(tensor.const_data_ptr<std::int32_t>());
+}
 
 }  // namespace
 
@@ -35,6 +42,10 @@ WQLinear::WQLinear(const ModuleSpec& spec, const AwqConfig& config)
   own("bias", bias, spec.bias ? at::empty({out_features_}, meta.dtype(spec.dtype)) : at::Tensor());
 }
 
+WQLinear::~WQLinear() {
+  if (panels_.defined()) pool().drain();
+}
+
 void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
   version_ = config.read_as;
   packed_ = unpack(tensors, in_features_, out_features_, config);
@@ -48,13 +59,43 @@ void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
   if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * kMostSteps > kLargestHalf)
     weight_dtype_ = at::kFloat;
   if (const auto* given = tensors.find("bias")) {
-    if (bias.defined()) {
+    if (bias.defined())
       set_tensor("bias", *given);
-    } else {
+    else
       stray_bias_ = *given;
-      adds_stray_bias_ = given->ne(0).any().item<bool>();
-    }
+    if (bias.defined() || given->ne(0).any().item<bool>())
+      float_bias_ = given->to(at::kFloat).contiguous();
   }
+  make_panels();
+}
+
+void WQLinear::make_panels() {
+  if (panels_.defined()) pool().drain();
+  panels_ = {};
+  if (packed_.offsets.defined()) return;
+  const auto shape =
+      kernels::panel_shape(kernels::PanelKind::int4, out_features_, in_features_, group_size_);
+  auto panels = kernels::empty_panels(shape);
+  panels.scales = kernels::by_panel(shape, scales.to(at::kFloat));
+  panels.zeros = kernels::by_panel(shape, packed_.zeros);
+  const auto* from = words_of(qweight);
+  auto* codes = panels.codes.mutable_data_ptr<std::uint8_t>();
+  for_each_chunk(pool(), shape.panels,
+                 [&](std::int64_t panel) { pack(shape, from, panel, panel + 1, codes); });
+  panels_ = std::move(panels);
+  // From here on the panels are the only copy.
+  packed_.qweight.reset();
+  set_tensor("qweight",
+             panels_.codes.narrow(0, 0, 4 * qweight.numel()).view(at::kInt).view(qweight.sizes()));
+}
+
+at::Tensor WQLinear::words(std::int64_t first, std::int64_t count) const {
+  if (!panels_.defined()) return qweight.narrow(1, first / kPack, count / kPack);
+  auto out = at::empty({in_features_, count / kPack}, at::kInt);
+  auto* to = reinterpret_cast<std::uint32_t*>(out.mutable_data_ptr<std::int32_t>());
+  unpack(panels_.shape, panels_.view().codes, first / kernels::kPanelWidth,
+         (first + count + kernels::kPanelWidth - 1) / kernels::kPanelWidth, to, count / kPack);
+  return out;
 }
 
 at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
@@ -64,10 +105,9 @@ at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
   };
   const auto some_scales = part(scales), some_zeros = part(packed_.zeros);
   const auto some_offsets = packed_.offsets.defined() ? part(packed_.offsets) : at::Tensor();
-  const auto* words =
-      reinterpret_cast<const std::uint32_t*>(qweight.const_data_ptr<std::int32_t>());
-  const Columns columns{words + first / kPack,
-                        out_features_ / kPack,
+  const auto packed = words(first, count);
+  const Columns columns{words_of(packed),
+                        packed.stride(0),
                         in_features_,
                         count,
                         group_size_,
@@ -80,11 +120,20 @@ at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
 
 std::int64_t WQLinear::slab_width() const {
   const std::int64_t width = std::max<std::int64_t>(kSlab / in_features_, 1);
-  return std::min((width + kPack - 1) / kPack * kPack, out_features_);
+  return std::min((width + kernels::kPanelWidth - 1) / kernels::kPanelWidth * kernels::kPanelWidth,
+                  out_features_);
 }
 
 at::Tensor WQLinear::forward(const at::Tensor& x) {
-  const auto compute = weight_dtype_ == at::kFloat ? at::kFloat : x.scalar_type();
+  const auto mode = static_cast<graft_activation_mode>(activations().mode());
+  const auto act = kernels::choose_act(mode, x.scalar_type());
+  if (panels_.defined() && act != kernels::Act::f32)
+    return kernels::multiply(panels_, x, float_bias_, act, pool());
+  const bool wide = act == kernels::Act::f32 || weight_dtype_ == at::kFloat;
+  return multiply_dequantized(x, wide ? at::kFloat : x.scalar_type());
+}
+
+at::Tensor WQLinear::multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const {
   const auto input = x.reshape({-1, in_features_}).to(compute);
   auto y = at::empty({input.size(0), out_features_}, input.options());
   const std::int64_t width = slab_width();
@@ -96,8 +145,7 @@ at::Tensor WQLinear::forward(const at::Tensor& x) {
       y.narrow(1, first, count).copy_(at::mm(input, columns(first, count).to(compute)));
     }
   });
-  const auto& added = adds_stray_bias_ ? stray_bias_ : bias;
-  if (added.defined()) y = y.to(at::kFloat) + added.to(at::kFloat);
+  if (float_bias_.defined()) y = y.to(at::kFloat) + float_bias_;
   auto sizes = x.sizes().vec();
   sizes.back() = out_features_;
   return y.to(x.scalar_type()).view(sizes);
@@ -114,10 +162,12 @@ void WQLinear::describe(ModuleSpec& spec) const {
 Tensors WQLinear::stored(AwqConfig::Version version) const {
   Tensors out;
   if (version == version_) {
-    out.set("qweight", pack_codes(qweight, out_features_, version));
+    out.set("qweight", pack_codes(words(0, out_features_), out_features_, version));
     for (const auto& [name, tensor] : small_) out.set(name, tensor);
   } else {
-    out = pack(packed_, out_features_, group_size_, version);
+    Packed whole = packed_;
+    whole.qweight = words(0, out_features_);
+    out = pack(whole, out_features_, group_size_, version);
   }
   if (bias.defined()) out.set("bias", bias);
   if (stray_bias_.defined()) out.set("bias", stray_bias_);

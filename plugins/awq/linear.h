@@ -1,18 +1,22 @@
 #pragma once
 
 #include "graft/nn/unary.h"
+#include "kernels/panel_tensors.h"
 #include "layouts.h"
 
 namespace graft::awq {
 
 /// y = x W^T + b with W in groups of 4-bit codes. Class and tensors as AutoAWQ names them.
 /// W = (code - zero) * scale with scales in the model's dtype and rounded once to it, as GPTQModel
-/// does; of a float32 model in the dtype of the scales. In float32 when W does not fit into half
-/// precision. Multiplies in the dtype of x. Every layout runs as GEMM.
+/// does; of a float32 model in the dtype of the scales; in float32 when W does not fit into half
+/// precision. So dequantize() gives it, and float32 activations are multiplied with it. All others
+/// are multiplied from panels as graft::activations() says, with scales as stored and no rounding
+/// of W. GEMVFast offsets that are no zero points multiply dequantized, in the dtype of x.
 class WQLinear : public nn::Unary {
  public:
   /// Everything on meta.
   WQLinear(const ModuleSpec& spec, const AwqConfig& config);
+  ~WQLinear() override;
 
   /// Takes the tensors of a checkpoint in the layout that `config` reads.
   void fill(const Tensors& tensors, const AwqConfig& config);
@@ -26,23 +30,30 @@ class WQLinear : public nn::Unary {
   /// [N, K] in the dtype that the weight is rounded to.
   at::Tensor dequantize() const;
 
-  at::Tensor qweight;  ///< int32 [K, N / 8]
+  at::Tensor qweight;  ///< int32 [K, N / 8]: the GEMM layout, or the first bytes of the panels
   at::Tensor scales;   ///< [G, N]
   at::Tensor bias;
 
  private:
-  /// The transposed weight of outputs [first, first + count): [K, count] in weight_dtype_.
+  void make_panels();
+  /// The words of outputs [first, first + count) in the GEMM layout, int32 [K, count / 8]; `first`
+  /// is a multiple of a panel's width.
+  at::Tensor words(std::int64_t first, std::int64_t count) const;
+  /// The transposed weight of these outputs: [K, count] in weight_dtype_.
   at::Tensor columns(std::int64_t first, std::int64_t count) const;
+  at::Tensor multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const;
   std::int64_t slab_width() const;
 
   std::int64_t in_features_, out_features_, group_size_;
   AwqConfig::Version version_;
   at::ScalarType model_dtype_;  ///< of the model as its config names it
   at::ScalarType weight_dtype_ = at::kHalf;
-  Packed packed_;
-  Tensors small_;  ///< the checkpoint's tensors except qweight and bias, as they came
-  at::Tensor stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
-  bool adds_stray_bias_ = false;
+  Packed packed_;  ///< with panels, without qweight
+  kernels::PanelTensors panels_;
+  at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
+  Tensors small_;          ///< the checkpoint's tensors except qweight and bias, as they came
+  at::Tensor
+      stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
 };
 
 }  // namespace graft::awq

@@ -101,8 +101,8 @@ Support AwqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config
           misfit(c.read_as, spec.in_features, spec.out_features, c.group_of(spec.in_features));
       !why.empty())
     return Support::no(why);
-  const bool avx2 = kernels::cpu_level() >= kernels::CpuLevel::avx2;
-  return Support::with(std::string("cpu ") + (avx2 ? "avx2" : "scalar") + " dequantize");
+  return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
+                       " int4 panels");
 }
 
 std::string AwqQuantizer::replacement_class(const ModuleSpec&, const QuantConfig&) const {

@@ -5,10 +5,14 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "graft/activations.h"
 #include "graft/error.h"
+#include "graft/pool.h"
 #include "groups.h"
 #include "kernels/dequantize.h"
+#include "kernels/repack.h"
 
 namespace graft::gptq {
 namespace {
@@ -16,12 +20,16 @@ namespace {
 /// Elements of dense weight that a thread makes before it multiplies with them: they stay in its
 /// second-level cache. The same for every number of threads, so that results are too.
 constexpr std::int64_t kSlab = 1 << 17;
-constexpr std::int64_t kLane = 8;
+/// Slabs are whole panels.
+constexpr std::int64_t kLane = kernels::kPanelWidth;
 
 constexpr double kLargestHalf = 65504;
 
-const std::uint32_t* words(const at::Tensor& tensor) {
+const std::uint32_t* words_of(const at::Tensor& tensor) {
   return reinterpret_cast<const std::uint32_t*>(tensor.const_data_ptr<std::int32_t>());
+}
+std::uint32_t* words_of(at::Tensor& tensor) {
+  return reinterpret_cast<std::uint32_t*>(tensor.mutable_data_ptr<std::int32_t>());
 }
 
 }  // namespace
@@ -41,6 +49,10 @@ QuantLinear::QuantLinear(const ModuleSpec& spec, const GptqConfig& config)
   own("bias", bias, spec.bias ? at::empty({out_features_}, meta.dtype(spec.dtype)) : at::Tensor());
 }
 
+QuantLinear::~QuantLinear() {
+  if (panels_.defined()) pool().drain();
+}
+
 void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
   const auto* g_idx = tensors.find("g_idx");
   group_ = find_groups(g_idx ? *g_idx : at::Tensor(), in_features_, config).of_input;
@@ -52,29 +64,66 @@ void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
   zeros_ = at::empty({groups, out_features_}, at::kShort);
   auto* zeros = reinterpret_cast<std::uint16_t*>(zeros_.mutable_data_ptr<std::int16_t>());
   for (std::int64_t g = 0; g < groups; ++g)
-    decode_zeros(words(qzeros) + g * qzeros.size(1), out_features_, bits_, zero_rule_,
-                 zeros + g * out_features_);
+    decode_zeros(words_of(std::as_const(qzeros)) + g * qzeros.size(1), out_features_, bits_,
+                 zero_rule_, zeros + g * out_features_);
   weight_dtype_ = model_dtype_ == at::kFloat ? scales.scalar_type() : model_dtype_;
   const double most = static_cast<double>(1 << bits_);
   if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * most > kLargestHalf)
     weight_dtype_ = at::kFloat;
   if (const auto* given = tensors.find("bias")) {
-    if (bias.defined()) {
+    if (bias.defined())
       set_tensor("bias", *given);
-    } else {
+    else
       stray_bias_ = *given;
-      adds_stray_bias_ = given->ne(0).any().item<bool>();
-    }
+    if (bias.defined() || given->ne(0).any().item<bool>())
+      float_bias_ = given->to(at::kFloat).contiguous();
   }
+  make_panels(config.group_of(in_features_));
+}
+
+void QuantLinear::make_panels(std::int64_t group_size) {
+  if (panels_.defined()) pool().drain();
+  panels_ = {};
+  if (!whole_words(in_features_, bits_)) return;
+  auto sorting = sort_by_group(group_.const_data_ptr<std::int32_t>(), in_features_, group_size);
+  if (!sorting.even) return;
+  const auto shape =
+      kernels::panel_shape(panel_kind(bits_), out_features_, in_features_, group_size);
+  auto panels = kernels::empty_panels(shape);
+  if (!sorting.order.empty()) panels.order = at::tensor(sorting.order, at::kInt);
+  const auto groups = at::tensor(sorting.groups, at::kInt);
+  const auto order_of = [&](const at::Tensor& values, at::ScalarType type) {
+    return kernels::by_panel(shape, values.index_select(0, groups).to(type));
+  };
+  panels.scales = order_of(scales, at::kFloat);
+  panels.zeros = order_of(zeros_, panels.zeros.scalar_type());
+  const PackedWords from{words_of(qweight), out_features_, bits_, panels.view().order};
+  auto* codes = panels.codes.mutable_data_ptr<std::uint8_t>();
+  for_each_chunk(pool(), shape.panels,
+                 [&](std::int64_t panel) { pack(shape, from, panel, panel + 1, codes); });
+  panels_ = std::move(panels);
+  // From here on the panels are the only copy.
+  set_tensor("qweight",
+             panels_.codes.narrow(0, 0, 4 * qweight.numel()).view(at::kInt).view(qweight.sizes()));
+}
+
+at::Tensor QuantLinear::words(std::int64_t first, std::int64_t count) const {
+  if (!panels_.defined()) return qweight.narrow(1, first, count);
+  auto out = at::zeros({qweight.size(0), count}, at::kInt);
+  const PackedWords to{words_of(out), count, bits_, panels_.view().order};
+  unpack(panels_.shape, panels_.view().codes, first / kernels::kPanelWidth,
+         (first + count + kernels::kPanelWidth - 1) / kernels::kPanelWidth, to);
+  return out;
 }
 
 at::Tensor QuantLinear::columns(std::int64_t first, std::int64_t count) const {
   auto out = at::empty({in_features_, count}, at::kFloat);
+  const auto packed = words(first, count);
   const auto some_scales =
       scales.narrow(1, first, count).to(weight_dtype_).to(at::kFloat).contiguous();
   const auto some_zeros = zeros_.narrow(1, first, count).to(at::kFloat).contiguous();
-  const Columns columns{words(qweight) + first,
-                        out_features_,
+  const Columns columns{words_of(packed),
+                        packed.stride(0),
                         in_features_,
                         count,
                         bits_,
@@ -91,7 +140,15 @@ std::int64_t QuantLinear::slab_width() const {
 }
 
 at::Tensor QuantLinear::forward(const at::Tensor& x) {
-  const auto compute = weight_dtype_ == at::kFloat ? at::kFloat : x.scalar_type();
+  const auto mode = static_cast<graft_activation_mode>(activations().mode());
+  const auto act = kernels::choose_act(mode, x.scalar_type());
+  if (panels_.defined() && act != kernels::Act::f32)
+    return kernels::multiply(panels_, x, float_bias_, act, pool());
+  const bool wide = act == kernels::Act::f32 || weight_dtype_ == at::kFloat;
+  return multiply_dequantized(x, wide ? at::kFloat : x.scalar_type());
+}
+
+at::Tensor QuantLinear::multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const {
   const auto input = x.reshape({-1, in_features_}).to(compute);
   auto y = at::empty({input.size(0), out_features_}, input.options());
   const std::int64_t width = slab_width();
@@ -103,8 +160,7 @@ at::Tensor QuantLinear::forward(const at::Tensor& x) {
       y.narrow(1, first, count).copy_(at::mm(input, columns(first, count).to(compute)));
     }
   });
-  const auto& added = adds_stray_bias_ ? stray_bias_ : bias;
-  if (added.defined()) y = y.to(at::kFloat) + added.to(at::kFloat);
+  if (float_bias_.defined()) y = y.to(at::kFloat) + float_bias_;
   auto sizes = x.sizes().vec();
   sizes.back() = out_features_;
   return y.to(x.scalar_type()).view(sizes);
@@ -122,8 +178,7 @@ Tensors QuantLinear::stored(GptqConfig::Format format) const {
   const bool is_v2 = zero_rule_ == ZeroRule::plain, wants_v2 = format == GptqConfig::Format::v2;
   auto zeros = qzeros;
   if (is_v2 != wants_v2) {
-    if (zero_rule_ == ZeroRule::unmasked &&
-        zeros_.ge(1 << bits_).any().item<bool>())
+    if (zero_rule_ == ZeroRule::unmasked && zeros_.ge(1 << bits_).any().item<bool>())
       throw Error(ErrorKind::usage, "the zero points do not fit into the other format")
           .at("tensor 'qzeros'")
           .expected("at most " + std::to_string((1 << bits_) - 1))
@@ -134,7 +189,7 @@ Tensors QuantLinear::stored(GptqConfig::Format format) const {
     for (std::int64_t g = 0; g < zeros.size(0); ++g, row += zeros.size(1))
       (wants_v2 ? to_plain : to_borrowed)(row, zeros.size(1), bits_);
   }
-  Tensors out{{"qweight", qweight}, {"qzeros", zeros}, {"scales", scales}};
+  Tensors out{{"qweight", words(0, out_features_)}, {"qzeros", zeros}, {"scales", scales}};
   if (g_idx_.defined()) out.set("g_idx", g_idx_);
   if (bias.defined()) out.set("bias", bias);
   if (stray_bias_.defined()) out.set("bias", stray_bias_);

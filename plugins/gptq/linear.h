@@ -2,20 +2,25 @@
 
 #include "graft/nn/unary.h"
 #include "graft/tensors.h"
+#include "kernels/panel_tensors.h"
 #include "settings.h"
 
 namespace graft::gptq {
 
 /// y = x W^T + b with W in packed groups. Class and tensors as AutoGPTQ and GPTQModel name them.
 /// W = scale * (code - zero) with scales in the model's dtype and rounded once to it, as GPTQModel
-/// does; of a float32 model in the dtype of the scales. In float32 when W does not fit into half
-/// precision. Multiplies in the dtype of x.
+/// does; of a float32 model in the dtype of the scales; in float32 when W does not fit into half
+/// precision. So dequantize() gives it, and float32 activations are multiplied with it. All others
+/// are multiplied from panels as graft::activations() says, with scales as stored and no rounding
+/// of W. Words that panels cannot hold multiply dequantized, in the dtype of x: where the last of
+/// them are not full, and where groups have other sizes than group_size.
 class QuantLinear : public nn::Unary {
  public:
   /// Everything on meta.
   QuantLinear(const ModuleSpec& spec, const GptqConfig& config);
+  ~QuantLinear() override;
 
-  /// Takes the tensors of a checkpoint, and keeps them for stored().
+  /// Takes the tensors of a checkpoint; stored() gives them again.
   void fill(const Tensors& tensors, const GptqConfig& config);
 
   at::Tensor forward(const at::Tensor& x) override;
@@ -27,14 +32,20 @@ class QuantLinear : public nn::Unary {
   /// [N, K] in the dtype that the weight is rounded to.
   at::Tensor dequantize() const;
 
-  at::Tensor qweight;  ///< int32 [words(K), N]
+  at::Tensor qweight;  ///< int32 [words(K), N]: as in the file, or the first bytes of the panels
   at::Tensor qzeros;   ///< int32 [G, words(N)], as in the file
   at::Tensor scales;   ///< [G, N]
   at::Tensor bias;
 
  private:
-  /// The transposed weight of outputs [first, first + count): [K, count] in weight_dtype_.
+  /// Makes panels of the words where that can be done.
+  void make_panels(std::int64_t group_size);
+  /// The words of outputs [first, first + count) as in the file, int32 [words(K), count]; `first`
+  /// is a multiple of a panel's width.
+  at::Tensor words(std::int64_t first, std::int64_t count) const;
+  /// The transposed weight of these outputs: [K, count] in weight_dtype_.
   at::Tensor columns(std::int64_t first, std::int64_t count) const;
+  at::Tensor multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const;
   std::int64_t slab_width() const;
 
   std::int64_t in_features_, out_features_;
@@ -45,8 +56,10 @@ class QuantLinear : public nn::Unary {
   at::Tensor zeros_;  ///< [G, N] int16, decoded
   at::Tensor group_;  ///< [K] int32
   at::Tensor g_idx_;  ///< as in the file; undefined when it has none
-  at::Tensor stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
-  bool adds_stray_bias_ = false;
+  kernels::PanelTensors panels_;
+  at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
+  at::Tensor
+      stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
 };
 
 }  // namespace graft::gptq

@@ -78,10 +78,10 @@ QuantConfigPtr GptqQuantizer::in_format(const QuantConfig& config,
   return Quantizer::in_format(config, format);
 }
 
-Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig&) const {
+Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
-  const bool avx2 = kernels::cpu_level() >= kernels::CpuLevel::avx2;
-  return Support::with(std::string("cpu ") + (avx2 ? "avx2" : "scalar") + " dequantize");
+  return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
+                       (own(config).bits == 8 ? " int8 panels" : " int4 panels"));
 }
 
 std::string GptqQuantizer::replacement_class(const ModuleSpec&, const QuantConfig&) const {

@@ -190,6 +190,11 @@ with tempfile.TemporaryDirectory() as name:
     as_json("verify", temporary / "out", *rows)
     as_json("doctor")
     as_json("registry", "list")
+    rates = as_json("bench", "model", temporary / "out", "--rounds", "1", *rows)
+    assert set(rates) == {"load_s", "prompt_tokens_per_s", "decode_tokens_per_s", "peak_rss_bytes",
+                          "model_rss_bytes", "file_bytes"}, rates
+    assert all(value > 0 for value in rates.values()), rates
+    run("bench", "model", "nowhere", code=1, says="no such model folder")
 
     # a plan reads headers only
     if shutil.which("strace"):
