@@ -10,6 +10,7 @@
 #include "graft/graft.h"
 #include "graft/host.h"
 #include "graft/tensors.h"
+#include "running/input_ids.h"
 
 struct graft_model {
   graft::LoadedModel loaded;
@@ -18,28 +19,6 @@ struct graft_model {
 
 namespace graft {
 namespace {
-
-int code_of(ErrorKind kind) {
-  switch (kind) {
-    case ErrorKind::usage:
-      return GRAFT_ERROR_USAGE;
-    case ErrorKind::model:
-      return GRAFT_ERROR_MODEL;
-    case ErrorKind::plugin:
-      return GRAFT_ERROR_PLUGIN;
-    case ErrorKind::resource:
-      return GRAFT_ERROR_RESOURCE;
-    case ErrorKind::quality:
-      return GRAFT_ERROR_QUALITY;
-    case ErrorKind::coverage:
-      return GRAFT_ERROR_COVERAGE;
-    case ErrorKind::interrupted:
-      return GRAFT_ERROR_INTERRUPTED;
-    case ErrorKind::internal:
-      return GRAFT_ERROR_DEFECT;
-  }
-  return GRAFT_ERROR_DEFECT;
-}
 
 struct Message {
   char* text;
@@ -61,7 +40,7 @@ int guarded(const Message& message, const Body& body) noexcept {
     body();
     return message.fail(GRAFT_DONE, "");
   } catch (const Error& error) {
-    return message.fail(code_of(error.kind()), error.what());
+    return message.fail(exit_code(error.kind()), error.what());
   } catch (const std::bad_alloc&) {
     return message.fail(GRAFT_ERROR_RESOURCE, "out of memory");
   } catch (const c10::Error& error) {
@@ -125,7 +104,7 @@ struct Call {
       else if (key == "ignore_quantization_config")
         load.ignore_quantization_config = value.as_bool();
       else if (key == "dtype")
-        load.dtype = dtype(value.as_string());
+        load.dtype = float_dtype_from_word(value.as_string(), ErrorKind::usage);
       else
         throw Error(ErrorKind::usage, "unknown option " + quote(key));
     }
@@ -134,15 +113,6 @@ struct Call {
   static void paths(const Value& options, const std::string& key,
                     std::vector<std::filesystem::path>& out) {
     for (const auto& text : options.get_strings(key)) out.emplace_back(text);
-  }
-
-  static at::ScalarType dtype(const std::string& word) {
-    const auto type = dtype_from_word(word);
-    if (!type || !c10::isFloatingType(*type))
-      throw Error(ErrorKind::usage, "unknown dtype")
-          .expected("float32, bfloat16 or float16")
-          .found(quote(word));
-    return *type;
   }
 };
 
@@ -162,17 +132,10 @@ void forward(graft_model& model, const std::int64_t* ids, std::int64_t batch, st
     throw Error(ErrorKind::usage, "the output is too small")
         .expected(std::to_string(needed) + " elements")
         .found(std::to_string(output_size));
-  const std::int64_t vocabulary = model.loaded.model->text_config().at("vocab_size").as_int();
-  for (std::int64_t i = 0; i < batch * tokens; ++i)
-    if (ids[i] < 0 || ids[i] >= vocabulary)
-      throw Error(ErrorKind::usage, "an id is outside of the vocabulary")
-          .at("ids[" + std::to_string(i) + "]")
-          .expected("0 to " + std::to_string(vocabulary - 1))
-          .found(std::to_string(ids[i]));
   const c10::InferenceMode inference;
   Batch input;
-  input.input_ids =
-      at::from_blob(const_cast<std::int64_t*>(ids), {batch, tokens}, at::kLong).clone();
+  input.input_ids = input_ids(*model.loaded.model, {ids, static_cast<std::size_t>(batch * tokens)})
+                        .view({batch, tokens});
   const auto result = model.loaded.model->forward(input).to(at::kFloat).contiguous();
   std::memcpy(output, result.const_data_ptr<float>(), needed * sizeof(float));
 }

@@ -6,6 +6,28 @@
 
 namespace graft {
 
+int exit_code(ErrorKind kind) noexcept {
+  switch (kind) {
+    case ErrorKind::usage:
+      return 1;
+    case ErrorKind::model:
+      return 2;
+    case ErrorKind::plugin:
+      return 3;
+    case ErrorKind::resource:
+      return 4;
+    case ErrorKind::quality:
+      return 5;
+    case ErrorKind::coverage:
+      return 6;
+    case ErrorKind::interrupted:
+      return 130;
+    case ErrorKind::internal:
+      break;
+  }
+  return 70;
+}
+
 Error::Error(ErrorKind kind, std::string what)
     : std::runtime_error(what), kind_(kind), what_(std::move(what)) {
   compose();

@@ -64,14 +64,11 @@ at::ScalarType model_dtype(const Checkpoint& checkpoint) {
   const Value& config = checkpoint.config();
   for (const char* field : {"dtype", "torch_dtype"}) {
     if (!config.find(field)) continue;
-    const std::string word = config.get_string(field, "");
-    const auto type = dtype_from_word(word);
-    if (!type || !c10::isFloatingType(*type))
-      throw Error(ErrorKind::model, "unknown model dtype")
-          .at("config.json: field " + quote(field))
-          .expected("float32, float16 or bfloat16")
-          .found(quote(word));
-    return *type;
+    try {
+      return float_dtype_from_word(config.get_string(field, ""), ErrorKind::model);
+    } catch (Error& error) {
+      throw error.at("config.json: field " + quote(field));
+    }
   }
   for (const auto& info : checkpoint.tensors())
     if (is_float(info.dtype)) return scalar_type(info.dtype);

@@ -101,4 +101,11 @@ std::optional<at::ScalarType> dtype_from_word(std::string_view word) {
   return std::nullopt;
 }
 
+at::ScalarType float_dtype_from_word(std::string_view word, ErrorKind kind) {
+  const auto type = dtype_from_word(word);
+  if (!type || !c10::isFloatingType(*type))
+    throw Error(kind, "unknown dtype").expected("float32, bfloat16 or float16").found(quote(word));
+  return *type;
+}
+
 }  // namespace graft

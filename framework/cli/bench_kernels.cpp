@@ -343,9 +343,9 @@ void add_bench_kernels(CLI::App& bench, Program& program) {
   verb->add_option("--level", settings->levels, "scalar, avx2, avx512; the highest if not said")
       ->check(CLI::IsMember({"scalar", "avx2", "avx512"}));
   verb->add_option("--kernel", settings->kernels, "Only these, such as int4-a15 or nf4");
-  verb->add_option("--rows", settings->rows, "Numbers of rows of x")->check(CLI::PositiveNumber);
+  verb->add_option("--rows", settings->rows, "Numbers of rows of x")->check(at_least_one());
   verb->add_option("--rounds", settings->rounds, "Rounds of which the best counts")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least_one());
   verb->footer(
       "Weights rotate through more memory than four times the last-level cache, all kernels take\n"
       "turns in each round, and the best round counts. With one thread the time is that of its\n"

@@ -111,7 +111,7 @@ void add_bench_model(CLI::App& bench, Program& program, bool with_methods) {
                    "Of activations: float32, bfloat16 or float16; default as the model");
   verb->add_option("--rounds", given->rounds, "Times the model is loaded and measured")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least_one());
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer(
       "The best round counts. The prompt has 512 tokens and logits of its last position alone; 48\n"

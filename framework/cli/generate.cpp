@@ -118,7 +118,7 @@ void add_generate(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--system", given->system, "System text of the chat; default: the template's");
   verb->add_option("--max-new-tokens", given->options.max_new_tokens, "Most tokens to write")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least_one());
   verb->add_option("--temperature", given->options.temperature, "0: always the most likely token")
       ->capture_default_str();
   verb->add_option("--top-p", given->options.top_p, "Sample from this share of probability")

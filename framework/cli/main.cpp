@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "cli/program.h"
+#include "graft/error.h"
 #include "graft/plugins.h"
 
 namespace {
@@ -11,32 +12,9 @@ namespace {
 using namespace graft;
 using namespace graft::cli;
 
-int exit_code(ErrorKind kind) {
-  switch (kind) {
-    case ErrorKind::usage:
-      return 1;
-    case ErrorKind::model:
-      return 2;
-    case ErrorKind::plugin:
-      return 3;
-    case ErrorKind::resource:
-      return 4;
-    case ErrorKind::quality:
-      return 5;
-    case ErrorKind::coverage:
-      return 6;
-    case ErrorKind::interrupted:
-      return 130;
-    case ErrorKind::internal:
-      return 70;
-  }
-  return 70;
-}
-
 void add_globals(CLI::App& app, Globals& globals) {
   app.add_flag("--json", globals.json, "One JSON document on stdout, nothing else there");
-  app.add_option("--threads", globals.threads, "Threads to compute with")
-      ->check(CLI::PositiveNumber);
+  app.add_option("--threads", globals.threads, "Threads to compute with")->check(at_least_one());
   app.add_option("--act", globals.activations,
                  "What quantized layers compute with: auto (float32 stays float32, 16-bit "
                  "activations become 15-bit integers), a15, a8 (fastest, least exact), bf16, f32")
@@ -64,8 +42,29 @@ int report(Program& program, const Error& error) {
   return exit_code(error.kind());
 }
 
+/// What is wrong with the command line, with the way out.
+Error mistake(const CLI::App& app, const CLI::ParseError& error,
+              const std::vector<std::string>& not_globals) {
+  std::vector<std::string> verbs;
+  for (const auto* verb : app.get_subcommands({})) verbs.push_back(verb->get_name());
+  const auto parsed = app.get_subcommands();
+  const std::string help = "graft " + (parsed.empty() ? "" : parsed[0]->get_name() + " ");
+  const auto word = std::find_if(not_globals.begin(), not_globals.end(),
+                                 [](const std::string& text) { return !text.starts_with('-'); });
+  if (parsed.empty() && word != not_globals.end()) {
+    const auto near = nearest_names(*word, verbs);
+    return Error(ErrorKind::usage, "unknown verb " + quote(*word))
+        .hint((near.empty() ? "" : "did you mean " + near + "? ") +
+              "`graft --help` lists them all");
+  }
+  return Error(ErrorKind::usage,
+               parsed.empty() && not_globals.empty() ? "a verb is missing" : error.what())
+      .hint("`" + help + "--help` shows how it is called");
+}
+
 int run(int argc, char** argv) {
   Program program;
+  std::vector<std::string> not_globals;
   try {
     // The plugins named here declare options of the real command line.
     CLI::App first;
@@ -77,6 +76,7 @@ int run(int argc, char** argv) {
     } catch (const CLI::ParseError&) {
       // The second pass says what is wrong.
     }
+    not_globals = first.remaining();
     program.configure();
   } catch (const Error& error) {
     return report(program, error);
@@ -110,7 +110,8 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return report(program, mistake(app, error, not_globals));
   } catch (const Error& error) {
     return report(program, error);
   }

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -97,12 +98,23 @@ fs::path find_model(const std::string& argument) {
 
 std::optional<at::ScalarType> parse_dtype(const std::string& word) {
   if (word.empty()) return std::nullopt;
-  const auto type = dtype_from_word(word);
-  if (!type || !c10::isFloatingType(*type))
-    throw Error(ErrorKind::usage, "unknown --dtype")
-        .expected("float32, bfloat16 or float16")
-        .found(quote(word));
-  return type;
+  try {
+    return float_dtype_from_word(word, ErrorKind::usage);
+  } catch (Error& error) {
+    throw error.at("--dtype");
+  }
+}
+
+CLI::Validator at_least_one() {
+  return CLI::Validator(
+      [](std::string& text) {
+        std::int64_t number = 0;
+        const auto* end = text.data() + text.size();
+        const auto [at, failed] = std::from_chars(text.data(), end, number);
+        const bool good = failed == std::errc{} && at == end && number >= 1;
+        return good ? std::string() : "expected an integer from 1 on, found " + quote(text);
+      },
+      "INT from 1");
 }
 
 std::string with_commas(std::uint64_t number) {

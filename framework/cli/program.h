@@ -84,6 +84,9 @@ std::filesystem::path find_model(const std::string& argument);
 /// "--dtype" of a verb; nothing when it is empty.
 std::optional<at::ScalarType> parse_dtype(const std::string& word);
 
+/// Accepts integers from 1 on.
+CLI::Validator at_least_one();
+
 /// "1,234"
 std::string with_commas(std::uint64_t number);
 /// "257 MB"

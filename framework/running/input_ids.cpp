@@ -10,9 +10,10 @@ namespace graft {
 
 at::Tensor input_ids(const Model& model, std::span<const std::int64_t> ids) {
   const std::int64_t vocabulary = model.text_config().get_int("vocab_size", 0);
-  for (const auto id : ids)
-    if (id < 0 || id >= vocabulary)
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    if (const auto id = ids[i]; id < 0 || id >= vocabulary)
       throw Error(ErrorKind::usage, "a token id is not in the model's vocabulary")
+          .at("ids[" + std::to_string(i) + "]")
           .expected("0 to " + std::to_string(vocabulary - 1))
           .found(std::to_string(id))
           .hint("the tokenizer may belong to another model");

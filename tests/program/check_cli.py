@@ -43,14 +43,18 @@ with tempfile.TemporaryDirectory() as name:
     rows = ["--plugin-path", plugins / "good"]
 
     # 1: usage
-    run(code=1)
-    run("nonsense", code=1)
-    run("plan", code=1, says="MODEL is required")
+    run(code=1, says="graft: a verb is missing; `graft --help`")
+    run("quantise", dense, code=1, says="unknown verb 'quantise'; did you mean 'quantize'")
+    run("nonsense", code=1, says="unknown verb 'nonsense'; `graft --help` lists them all")
+    run("plan", code=1, says="graft: MODEL is required; `graft plan --help`")
+    run("--threads", "0", "doctor", code=1, says="expected an integer from 1 on, found '0'")
+    run("--version", out="graft 0.1.0")
+    run("plan", "--help", out="--method")
     run("plan", dense, "--nonsense", code=1)
     run("plan", "nowhere", code=1, says="no such model folder; give a folder with config.json")
     run("plan", "org/name", code=1, says="run `hf download org/name` first")
     run("plan", dense, "--dtype", "int9", code=1,
-        says="unknown --dtype: expected float32, bfloat16 or float16, found 'int9'")
+        says="--dtype: unknown dtype: expected float32, bfloat16 or float16, found 'int9'")
     run("plan", dense, "--device", "toaster", code=1, says="unknown --device")
     run("plan", dense, "--method", "rows8", code=1,
         says="unknown --method: expected one of ")
@@ -63,6 +67,8 @@ with tempfile.TemporaryDirectory() as name:
     run("quantize", dense, dense / "sub", "--method", "rows8", *rows, code=1,
         says="output and input lie in each other")
     assert not (temporary / "o").exists() and not (dense / "sub").exists()
+    run("plan", dense, "--method", "awq", out="this plan of a dense one cannot be carried out")
+    assert "cannot be carried out" not in run("plan", dense, "--method", "bitsandbytes").stdout
 
     # Options of a method that several plugins serve.
     special = ["--plugin-path", plugins / "special"]

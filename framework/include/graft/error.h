@@ -10,7 +10,6 @@
 
 namespace graft {
 
-/// Decides the exit code of the program (docs/cli.md).
 enum class ErrorKind {
   usage,        ///< the call or the command line is wrong
   model,        ///< a model, config or data file is invalid
@@ -21,6 +20,10 @@ enum class ErrorKind {
   interrupted,  ///< the user asked to stop
   internal,     ///< a defect in graft
 };
+
+/// The exit code of the program for a failure of this kind (docs/cli.md), which the C interface
+/// returns too.
+GRAFT_API int exit_code(ErrorKind kind) noexcept;
 
 /// What every failure in graft is thrown as. Says what, where, what was expected and found, and
 /// what to do:

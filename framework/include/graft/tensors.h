@@ -14,6 +14,8 @@
 
 namespace graft {
 
+enum class ErrorKind;
+
 /// Tensors by name, in the order they were added; names are relative to a module ("weight",
 /// "weight.absmax", "qweight"). A handful of entries: look-ups are linear.
 class GRAFT_API Tensors {
@@ -44,5 +46,7 @@ GRAFT_API Dtype dtype_of(at::ScalarType type);
 /// "float16" for kHalf, as config files spell it; and back, std::nullopt when unknown.
 GRAFT_API std::string_view dtype_word(at::ScalarType type);
 GRAFT_API std::optional<at::ScalarType> dtype_from_word(std::string_view word);
+/// Of those the float types of models. Throws Error(kind) for any other word.
+GRAFT_API at::ScalarType float_dtype_from_word(std::string_view word, ErrorKind kind);
 
 }  // namespace graft

@@ -106,7 +106,8 @@ TEST_CASE("the C interface refuses ids and buffers that do not fit") {
         "the output is too small: expected 128 elements, found 127");
   CHECK(here.logits.front() == -1.0F);
   CHECK(here.forward({1, 64}, 1, 128).message ==
-        "ids[1]: an id is outside of the vocabulary: expected 0 to 63, found 64");
+        "ids[1]: a token id is not in the model's vocabulary: expected 0 to 63, found 64; the "
+        "tokenizer may belong to another model");
   CHECK(here.forward({-1}, 1, 64).code == GRAFT_ERROR_USAGE);
   const std::int64_t id = 1;
   float out = 0;
