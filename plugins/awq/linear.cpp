@@ -1,23 +1,17 @@
 #include "linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <c10/core/InferenceMode.h>
-
-#include <algorithm>
 
 #include "graft/activations.h"
 #include "graft/error.h"
 #include "graft/pool.h"
 #include "kernels/dequantize.h"
+#include "kernels/dequantized_product.h"
 #include "kernels/repack.h"
 
 namespace graft::awq {
 namespace {
 
-/// Elements of dense weight that a thread makes before it multiplies with them: they stay in its
-/// second-level cache. The same for every number of threads, so that results are too.
-constexpr std::int64_t kSlab = 1 << 17;
 constexpr std::int64_t kPack = 8;  ///< outputs in a word
 
 constexpr double kLargestHalf = 65504;
@@ -118,37 +112,15 @@ at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
   return out.to(weight_dtype_);
 }
 
-std::int64_t WQLinear::slab_width() const {
-  const std::int64_t width = std::max<std::int64_t>(kSlab / in_features_, 1);
-  return std::min((width + kernels::kPanelWidth - 1) / kernels::kPanelWidth * kernels::kPanelWidth,
-                  out_features_);
-}
-
 at::Tensor WQLinear::forward(const at::Tensor& x) {
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   const auto act = kernels::choose_act(mode, x.scalar_type());
   if (panels_.defined() && act != kernels::Act::f32)
     return kernels::multiply(panels_, x, float_bias_, act, pool());
   const bool wide = act == kernels::Act::f32 || weight_dtype_ == at::kFloat;
-  return multiply_dequantized(x, wide ? at::kFloat : x.scalar_type());
-}
-
-at::Tensor WQLinear::multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const {
-  const auto input = x.reshape({-1, in_features_}).to(compute);
-  auto y = at::empty({input.size(0), out_features_}, input.options());
-  const std::int64_t width = slab_width();
-  const std::int64_t slabs = (out_features_ + width - 1) / width;
-  at::parallel_for(0, slabs, 1, [&](std::int64_t begin, std::int64_t end) {
-    const c10::InferenceMode guard;
-    for (std::int64_t slab = begin; slab < end; ++slab) {
-      const std::int64_t first = slab * width, count = std::min(width, out_features_ - first);
-      y.narrow(1, first, count).copy_(at::mm(input, columns(first, count).to(compute)));
-    }
-  });
-  if (float_bias_.defined()) y = y.to(at::kFloat) + float_bias_;
-  auto sizes = x.sizes().vec();
-  sizes.back() = out_features_;
-  return y.to(x.scalar_type()).view(sizes);
+  return kernels::multiply_dequantized(
+      x, in_features_, out_features_, float_bias_, wide ? at::kFloat : x.scalar_type(),
+      [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
 }
 
 void WQLinear::describe(ModuleSpec& spec) const {
@@ -175,13 +147,9 @@ Tensors WQLinear::stored(AwqConfig::Version version) const {
 }
 
 at::Tensor WQLinear::dequantize() const {
-  auto out = at::empty({out_features_, in_features_}, weight_dtype_);
-  const std::int64_t width = slab_width();
-  for (std::int64_t first = 0; first < out_features_; first += width) {
-    const std::int64_t count = std::min(width, out_features_ - first);
-    out.narrow(0, first, count).copy_(columns(first, count).t());
-  }
-  return out;
+  return kernels::dequantized(
+      in_features_, out_features_, weight_dtype_,
+      [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
 }
 
 }  // namespace graft::awq

@@ -41,8 +41,6 @@ class WQLinear : public nn::Unary {
   at::Tensor words(std::int64_t first, std::int64_t count) const;
   /// The transposed weight of these outputs: [K, count] in weight_dtype_.
   at::Tensor columns(std::int64_t first, std::int64_t count) const;
-  at::Tensor multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const;
-  std::int64_t slab_width() const;
 
   std::int64_t in_features_, out_features_, group_size_;
   AwqConfig::Version version_;

@@ -45,8 +45,6 @@ class QuantLinear : public nn::Unary {
   at::Tensor words(std::int64_t first, std::int64_t count) const;
   /// The transposed weight of these outputs: [K, count] in weight_dtype_.
   at::Tensor columns(std::int64_t first, std::int64_t count) const;
-  at::Tensor multiply_dequantized(const at::Tensor& x, at::ScalarType compute) const;
-  std::int64_t slab_width() const;
 
   std::int64_t in_features_, out_features_;
   int bits_;
