@@ -33,6 +33,16 @@ Settled Quantizer::settle(const QuantConfigPtr& config, std::span<const Examined
   return out;
 }
 
+void Quantizer::fill(nn::Block& module, const QuantConfig&, const Tensors& tensors) const {
+  for (const auto& [name, meta] : module.own_tensors()) module.set_tensor(name, tensors.at(name));
+}
+
+Tensors Quantizer::save(const nn::Block& module, const QuantConfig&) const {
+  Tensors out;
+  for (const auto& [name, tensor] : module.own_tensors()) out.set(name, tensor);
+  return out;
+}
+
 GroupResult Quantizer::quantize(std::span<const GroupMember>, const Context&) const {
   throw Error(ErrorKind::usage, "this method cannot quantize without calibration data")
       .hint("load a checkpoint that is quantized already");

@@ -57,10 +57,6 @@ std::shared_ptr<nn::Block> SpecialQuantizer::build(const ModuleSpec& spec,
   return std::make_shared<QuantizedSpecialLinear>(spec);
 }
 
-void SpecialQuantizer::fill(nn::Block& module, const QuantConfig&, const Tensors& tensors) const {
-  for (const auto& [name, meta] : module.own_tensors()) module.set_tensor(name, tensors.at(name));
-}
-
 GroupResult SpecialQuantizer::quantize(std::span<const GroupMember> group, const Context&) const {
   GroupResult result;
   for (const auto& member : group) {
@@ -69,12 +65,6 @@ GroupResult SpecialQuantizer::quantize(std::span<const GroupMember> group, const
     result.modules.push_back(std::move(module));
   }
   return result;
-}
-
-Tensors SpecialQuantizer::save(const nn::Block& module, const QuantConfig&) const {
-  Tensors out;
-  for (const auto& [name, tensor] : module.own_tensors()) out.set(name, tensor);
-  return out;
 }
 
 at::Tensor SpecialQuantizer::dequantize(const nn::Block& module) const {

@@ -25,12 +25,8 @@ class SpecialQuantizer : public graft::Quantizer {
                                          const graft::QuantConfig& config) const override;
   std::shared_ptr<graft::nn::Block> build(const graft::ModuleSpec& spec,
                                           const graft::QuantConfig& config) const override;
-  void fill(graft::nn::Block& module, const graft::QuantConfig& config,
-            const graft::Tensors& tensors) const override;
   graft::GroupResult quantize(std::span<const graft::GroupMember> group,
                               const graft::Context& context) const override;
-  graft::Tensors save(const graft::nn::Block& module,
-                      const graft::QuantConfig& config) const override;
   at::Tensor dequantize(const graft::nn::Block& module) const override;
 
  private:

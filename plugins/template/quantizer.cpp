@@ -1,7 +1,5 @@
 #include "quantizer.h"
 
-#include <algorithm>
-
 #include "linear.h"
 
 namespace org::example::rtn8 {
@@ -67,10 +65,6 @@ std::shared_ptr<nn::Block> Rtn8Quantizer::build(const ModuleSpec& spec, const Qu
   return std::make_shared<Rtn8Linear>(spec);
 }
 
-void Rtn8Quantizer::fill(nn::Block& module, const QuantConfig&, const Tensors& tensors) const {
-  for (const auto& [name, meta] : module.own_tensors()) module.set_tensor(name, tensors.at(name));
-}
-
 GroupResult Rtn8Quantizer::quantize(std::span<const GroupMember> group, const Context&) const {
   GroupResult result;
   for (const auto& member : group) {
@@ -79,12 +73,6 @@ GroupResult Rtn8Quantizer::quantize(std::span<const GroupMember> group, const Co
     result.modules.push_back(std::move(module));
   }
   return result;
-}
-
-Tensors Rtn8Quantizer::save(const nn::Block& module, const QuantConfig&) const {
-  Tensors out;
-  for (const auto& [name, tensor] : module.own_tensors()) out.set(name, tensor);
-  return out;
 }
 
 at::Tensor Rtn8Quantizer::dequantize(const nn::Block& module) const {

@@ -152,8 +152,9 @@ class GRAFT_API Quantizer {
                                            const QuantConfig& config) const = 0;
 
   /// Puts checkpoint tensors (CPU) into a module made by build(). May keep references to them.
-  /// Throws Error(model) naming the tensor; the module is unusable then.
-  virtual void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const = 0;
+  /// Throws Error(model) naming the tensor; the module is unusable then. By default the module's
+  /// own tensors, under their names.
+  virtual void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const;
 
   /// Dense tensors to filled modules, without calibration. The default refuses: the method needs
   /// it.
@@ -161,8 +162,8 @@ class GRAFT_API Quantizer {
 
   /// The tensors of a filled module in the layout that `config` describes: bit for bit those it was
   /// filled with when that is its own. Throws Error(usage) when they cannot be had in that layout
-  /// without a loss.
-  virtual Tensors save(const nn::Block& module, const QuantConfig& config) const = 0;
+  /// without a loss. By default the module's own tensors, under their names.
+  virtual Tensors save(const nn::Block& module, const QuantConfig& config) const;
 
   /// The dense weight [N, K] that a filled module stands for, in the dtype its format defines.
   virtual at::Tensor dequantize(const nn::Block& module) const = 0;

@@ -82,10 +82,6 @@ std::shared_ptr<nn::Block> RowQuantizer::build(const ModuleSpec& spec, const Qua
   return std::make_shared<RowLinear>(spec);
 }
 
-void RowQuantizer::fill(nn::Block& module, const QuantConfig&, const Tensors& tensors) const {
-  for (const auto& [name, tensor] : tensors) module.set_tensor(name, tensor);
-}
-
 GroupResult RowQuantizer::quantize(std::span<const GroupMember> group, const Context&) const {
   GroupResult result;
   for (const auto& member : group) {
@@ -99,12 +95,6 @@ GroupResult RowQuantizer::quantize(std::span<const GroupMember> group, const Con
     result.modules.push_back(std::move(module));
   }
   return result;
-}
-
-Tensors RowQuantizer::save(const nn::Block& module, const QuantConfig&) const {
-  Tensors out;
-  for (const auto& [name, tensor] : module.own_tensors()) out.set(name, tensor);
-  return out;
 }
 
 at::Tensor RowQuantizer::dequantize(const nn::Block& module) const {

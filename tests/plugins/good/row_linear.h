@@ -37,9 +37,7 @@ class RowQuantizer : public Quantizer {
   std::vector<TensorSpec> tensors(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                    const QuantConfig& config) const override;
-  void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;
   GroupResult quantize(std::span<const GroupMember> group, const Context& context) const override;
-  Tensors save(const nn::Block& module, const QuantConfig& config) const override;
   at::Tensor dequantize(const nn::Block& module) const override;
 
  private:
