@@ -11,11 +11,19 @@
 
 namespace graft::test {
 
-/// A folder of its own below the system's temporary one, removed with everything in it.
+/// A file system in memory where there is one: saving a model syncs every file.
+inline std::filesystem::path in_memory() {
+  std::error_code error;
+  return std::filesystem::is_directory("/dev/shm", error) ? std::filesystem::path("/dev/shm")
+                                                          : std::filesystem::temp_directory_path();
+}
+
+/// A folder of its own below `parent`, removed with everything in it.
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "graft-test-XXXXXX").string();
+  explicit TemporaryFolder(
+      const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string name = (parent / "graft-test-XXXXXX").string();  // the six are mkdtemp's
     if (!::mkdtemp(name.data())) throw std::runtime_error("no temporary folder");
     path_ = std::filesystem::canonical(name);
   }

@@ -9,9 +9,11 @@
 #include "graft/nn/layers.h"
 
 #include "model_folder.h"
+#include "model_logits.h"
 #include "thrown_by.h"
 
 using namespace graft;
+using test::logits;
 using test::contains;
 namespace fs = std::filesystem;
 
@@ -63,12 +65,6 @@ void check_equal_tensors(const std::shared_ptr<nn::Block>& a, const std::shared_
     CAPTURE(item.key());
     CHECK(at::equal(item.value(), right[item.key()]));
   }
-}
-
-at::Tensor logits(const std::shared_ptr<Model>& model) {
-  Batch batch;
-  batch.input_ids = at::arange(8, at::kLong).unsqueeze(0);
-  return model->forward(batch);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "graft/checkpoint.h"
 #include "graft/host.h"
+#include "temporary_folder.h"
 
 namespace graft::test {
 
@@ -27,24 +28,12 @@ struct RawTensor {
 
 using RawTensors = std::map<std::string, RawTensor>;
 
-/// A new empty folder, in memory where the system has such a file system: saving syncs every file.
-inline std::filesystem::path new_folder() {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const bool memory = fs::is_directory("/dev/shm", error);
-  std::string pattern = ((memory ? fs::path("/dev/shm") : fs::temp_directory_path()) /
-                         "graft_test_XXXXXX")
-                            .string();
-  if (!mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder");
-  return pattern;
-}
-
 /// A copy of a golden model folder with changes, in a temporary folder that goes with the object.
-class EditedFolder {
+class EditedFolder : public TemporaryFolder {
  public:
   using Edit = std::function<void(Value& config, RawTensors& tensors)>;
 
-  EditedFolder(const std::string& golden, const Edit& edit) {
+  EditedFolder(const std::string& golden, const Edit& edit) : TemporaryFolder(in_memory()) {
     namespace fs = std::filesystem;
     const Checkpoint from = Checkpoint::open(fs::path(GRAFT_TEST_DATA) / golden);
     Value config = from.config();
@@ -56,35 +45,15 @@ class EditedFolder {
       tensors.emplace(info.name, std::move(raw));
     }
     edit(config, tensors);
-    path_ = new_folder();
     write("config.json", to_json(config, 2));
     std::vector<TensorToWrite> out;
     for (auto& [name, raw] : tensors)
       out.push_back({name, raw.dtype, raw.shape, [bytes = raw.bytes] {
                        return std::shared_ptr<const void>(bytes, bytes->data());
                      }});
-    write_tensor_file(path_ / "model.safetensors", std::move(out));
+    write_tensor_file(path() / "model.safetensors", std::move(out));
   }
-  ~EditedFolder() {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
-  }
-  EditedFolder(const EditedFolder&) = delete;
-  EditedFolder& operator=(const EditedFolder&) = delete;
-
-  void write(const std::string& name, const std::string& text) const;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
 };
-
-inline void EditedFolder::write(const std::string& name, const std::string& text) const {
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(
-      std::fopen((path_ / name).c_str(), "wb"), &std::fclose);
-  if (!file || std::fwrite(text.data(), 1, text.size(), file.get()) != text.size())
-    throw std::runtime_error("cannot write " + name);
-}
 
 /// A host with the plugins of this build, and what it was warned of.
 struct TestHost {

@@ -80,14 +80,9 @@ at::Tensor weight_of(const LoadedModel& loaded, const std::string& path) {
   throw std::runtime_error("no module " + path);
 }
 
-struct OutputFolder {
-  OutputFolder() : parent(new_folder()) {}
-  ~OutputFolder() {
-    std::error_code error;
-    fs::remove_all(parent, error);
-  }
-  fs::path parent;
-  fs::path at(const std::string& name) const { return parent / name; }
+struct OutputFolder : TemporaryFolder {
+  OutputFolder() : TemporaryFolder(in_memory()) {}
+  fs::path at(const std::string& name) const { return path() / name; }
 };
 
 void check_same_tensors(const fs::path& found_folder, const fs::path& expected_folder) {

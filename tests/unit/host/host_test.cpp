@@ -6,9 +6,11 @@
 #include "graft/nn/layers.h"
 
 #include "model_folder.h"
+#include "model_logits.h"
 #include "thrown_by.h"
 
 using namespace graft;
+using test::logits;
 using test::contains;
 namespace fs = std::filesystem;
 
@@ -20,13 +22,6 @@ LoadOptions with(const std::string& json) {
   LoadOptions options;
   options.quantization_config = parse_json(json);
   return options;
-}
-
-at::Tensor logits(const std::shared_ptr<Model>& model) {
-  const c10::InferenceMode guard;
-  Batch batch;
-  batch.input_ids = at::arange(8, at::kLong).unsqueeze(0);
-  return model->forward(batch);
 }
 
 }  // namespace

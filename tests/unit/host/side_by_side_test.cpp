@@ -7,9 +7,11 @@
 #include "graft/host.h"
 
 #include "model_folder.h"
+#include "model_logits.h"
 #include "thrown_by.h"
 
 using namespace graft;
+using test::logits;
 namespace fs = std::filesystem;
 
 namespace {
@@ -38,13 +40,6 @@ LoadOptions nf4() {
   options.quantization_config =
       parse_json(R"({"quant_method": "bitsandbytes", "load_in_4bit": true})");
   return options;
-}
-
-at::Tensor logits(const std::shared_ptr<Model>& model) {
-  const c10::InferenceMode guard;
-  Batch batch;
-  batch.input_ids = at::arange(8, at::kLong).unsqueeze(0);
-  return model->forward(batch);
 }
 
 }  // namespace

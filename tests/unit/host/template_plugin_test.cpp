@@ -6,9 +6,11 @@
 #include "graft/module_graph.h"
 
 #include "model_folder.h"
+#include "model_logits.h"
 #include "thrown_by.h"
 
 using namespace graft;
+using test::logits;
 using test::contains;
 namespace fs = std::filesystem;
 
@@ -26,13 +28,6 @@ LoadOptions rtn8(const std::string& more = "") {
   return options;
 }
 
-at::Tensor logits(const LoadedModel& loaded) {
-  const c10::InferenceMode guard;
-  Batch batch;
-  batch.input_ids = at::arange(1, 9, at::kLong).unsqueeze(0);
-  return loaded.model->forward(batch);
-}
-
 }  // namespace
 
 TEST_CASE("the template's plugin quantizes a model that is saved, verified and loaded again") {
@@ -40,15 +35,15 @@ TEST_CASE("the template's plugin quantizes a model that is saved, verified and l
   for (const char* name : {"vectors/tiny_llama_dense_fp16", "arch/mixtral", "arch/gpt2"}) {
     CAPTURE(name);
     const auto made = host.load(test::golden(name), rtn8());
-    const auto dense = logits(host.load(test::golden(name)));
-    const auto y = logits(made);
+    const auto dense = logits(host.load(test::golden(name)).model);
+    const auto y = logits(made.model);
     CHECK((y - dense).abs().max().item<double>() < 0.05 * dense.abs().max().item<double>());
     const test::TemporaryFolder folder;
     host.save(made, folder.path() / "out");
     const auto again = host.load(folder.path() / "out");
     CHECK(again.plan.pre_quantized);
     CHECK(again.plan.count(Action::quantize) == made.plan.count(Action::quantize));
-    CHECK(at::equal(logits(again), y));
+    CHECK(at::equal(logits(again.model), y));
   }
 }
 

@@ -77,7 +77,7 @@ TEST_CASE("a quantized model is what is saved and loaded again, experts included
       const auto made = host.load(folder, options);
       const auto ids = read_tensor(folder / "expected.safetensors", "input_ids");
       const auto before = forward(*made.model, ids);
-      const auto saved = out.path / (name + (four_bit ? "-nf4" : "-int8"));
+      const auto saved = out.path() / (name + (four_bit ? "-nf4" : "-int8"));
       host.save(made, saved);
       const auto again = host.load(saved);
       CHECK(again.plan.pre_quantized);
@@ -197,13 +197,13 @@ TEST_CASE("a dense model is saved under the names it came with") {
   for (const auto& name : architectures()) {
     CAPTURE(name);
     const auto loaded = host.load(golden("arch/" + name));
-    host.save(loaded, out.path / name);
-    const auto saved = Checkpoint::open(out.path / name);
+    host.save(loaded, out.path() / name);
+    const auto saved = Checkpoint::open(out.path() / name);
     REQUIRE(saved.tensors().size() == loaded.checkpoint.tensors().size());
     for (const auto& info : loaded.checkpoint.tensors()) {
       CAPTURE(info.name);
       REQUIRE(saved.find(info.name));
-      CHECK(at::equal(read_tensor(out.path / name / "model.safetensors", info.name),
+      CHECK(at::equal(read_tensor(out.path() / name / "model.safetensors", info.name),
                       read_tensor(golden("arch/" + name) / "model.safetensors", info.name)));
     }
   }

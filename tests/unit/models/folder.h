@@ -10,13 +10,13 @@
 #include "graft/checkpoint.h"
 #include "graft/model.h"
 #include "graft/tensors.h"
+#include "model_folder.h"
 
 // Golden model folders of other libraries, and what the tests of models do with them.
 namespace graft::tests {
 
-inline std::filesystem::path golden(const std::string& relative) {
-  return std::filesystem::path(GRAFT_TEST_DATA) / relative;
-}
+using test::golden;
+using test::TemporaryFolder;
 
 inline at::Tensor read_tensor(const std::filesystem::path& file, const std::string& name) {
   const Checkpoint tensors = Checkpoint::open_file(file);
@@ -37,21 +37,6 @@ inline double distance(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes()) return 1e30;
   return (a.to(at::kFloat) - b.to(at::kFloat)).abs().max().item<double>();
 }
-
-/// A folder that goes away with the object.
-struct TemporaryFolder {
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "graft-models-XXXXXX").string();
-    path = ::mkdtemp(name.data());
-  }
-  ~TemporaryFolder() {
-    std::error_code error;
-    std::filesystem::remove_all(path, error);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  std::filesystem::path path;
-};
 
 /// Every folder of tests/golden/arch.
 inline std::vector<std::string> architectures() {

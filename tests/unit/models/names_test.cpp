@@ -47,8 +47,8 @@ TEST_CASE("headless and wrapped checkpoints are the same model") {
   const auto check = [&](const std::string& from, const std::string& to,
                          const std::function<std::string(std::string)>& name_of) {
     CAPTURE(to);
-    rename(from, out.path / to, name_of);
-    const auto loaded = host.load(out.path / to);
+    rename(from, out.path() / to, name_of);
+    const auto loaded = host.load(out.path() / to);
     CHECK(loaded.plan.unexpected.empty());
     const auto ids = read_tensor(golden(from) / "expected.safetensors", "input_ids");
     const auto expected = read_tensor(golden(from) / "expected.safetensors", "logits");
@@ -57,11 +57,11 @@ TEST_CASE("headless and wrapped checkpoints are the same model") {
     LoadOptions options;
     options.quantization_config =
         parse_json(R"({"quant_method": "bitsandbytes", "load_in_4bit": true})");
-    const auto made = host.load(out.path / to, options);
-    host.save(made, out.path / (to + "-nf4"));
-    const auto written = Checkpoint::open(out.path / (to + "-nf4"));
+    const auto made = host.load(out.path() / to, options);
+    host.save(made, out.path() / (to + "-nf4"));
+    const auto written = Checkpoint::open(out.path() / (to + "-nf4"));
     for (const auto& info : loaded.checkpoint.tensors()) CHECK(written.find(info.name));
-    const auto again = host.load(out.path / (to + "-nf4"));
+    const auto again = host.load(out.path() / (to + "-nf4"));
     CHECK(again.plan.unexpected.empty());
     CHECK(at::equal(forward(*again.model, ids), forward(*made.model, ids)));
   };
@@ -92,7 +92,7 @@ TEST_CASE("experts in one piece in a quantized checkpoint stay dense, in one pie
     options.quantization_config =
         parse_json(R"({"quant_method": "bitsandbytes", "load_in_8bit": true})");
     const auto made = host.load(golden(arch), options);
-    const auto folder = out.path / golden(arch).filename();
+    const auto folder = out.path() / golden(arch).filename();
     host.save(made, folder);
     const auto saved = Checkpoint::open(folder);
     std::vector<TensorToWrite> tensors;
@@ -127,43 +127,43 @@ TEST_CASE("towers are listed as not loaded and written again") {
   const Host host;
   const TemporaryFolder out;
   rename(
-      "arch/mistral", out.path / "with-tower",
+      "arch/mistral", out.path() / "with-tower",
       [](const auto& name) { return "language_model." + name; }, "vision_tower.layers.0.weight");
-  const auto loaded = host.load(out.path / "with-tower");
+  const auto loaded = host.load(out.path() / "with-tower");
   CHECK(loaded.plan.unexpected.empty());
   REQUIRE(loaded.plan.unloaded.size() == 1);
   CHECK(loaded.plan.unloaded.front().source == "vision_tower.layers.0.weight");
-  host.save(loaded, out.path / "again");
+  host.save(loaded, out.path() / "again");
   CHECK(at::equal(
-      read_tensor(out.path / "again" / "model.safetensors", "vision_tower.layers.0.weight"),
+      read_tensor(out.path() / "again" / "model.safetensors", "vision_tower.layers.0.weight"),
       at::ones({3, 2})));
 }
 
 TEST_CASE("a missing expert and one of another shape are named") {
   const Host host;
   const TemporaryFolder out;
-  rename("arch/mixtral", out.path / "missing", [](const auto& name) {
+  rename("arch/mixtral", out.path() / "missing", [](const auto& name) {
     return name == "model.layers.1.block_sparse_moe.experts.2.w2.weight" ? "" : name;
   });
-  CHECK_THROWS_WITH_AS(host.load(out.path / "missing"),
+  CHECK_THROWS_WITH_AS(host.load(out.path() / "missing"),
                        doctest::Contains("model.layers.1.mlp.experts.2.down_proj.weight"), Error);
-  rename("arch/mixtral", out.path / "swapped", [](const auto& name) {
+  rename("arch/mixtral", out.path() / "swapped", [](const auto& name) {
     if (name == "model.layers.1.block_sparse_moe.experts.2.w2.weight")
       return std::string("model.layers.1.block_sparse_moe.experts.2.w1.weight");
     if (name == "model.layers.1.block_sparse_moe.experts.2.w1.weight")
       return std::string("model.layers.1.block_sparse_moe.experts.2.w2.weight");
     return name;
   });
-  CHECK_THROWS_WITH_AS(host.load(out.path / "swapped"), doctest::Contains("do not fit"), Error);
+  CHECK_THROWS_WITH_AS(host.load(out.path() / "swapped"), doctest::Contains("do not fit"), Error);
 }
 
 TEST_CASE("two tensors for one name of the model are not silently one") {
   const Host host;
   const TemporaryFolder out;
   rename(
-      "arch/mistral", out.path / "twice", [](const auto& name) { return name; },
+      "arch/mistral", out.path() / "twice", [](const auto& name) { return name; },
       "language_model.lm_head.weight");
-  const auto loaded = host.load(out.path / "twice");
+  const auto loaded = host.load(out.path() / "twice");
   CHECK(loaded.plan.unexpected.size() == 1);
 }
 

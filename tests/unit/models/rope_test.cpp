@@ -38,8 +38,8 @@ TEST_CASE("every rope scaling agrees with Transformers") {
     Value fields = parse_json(text_of(golden("rope/" + name + ".json")));
     const std::string arch = fields.at("arch").as_string();
     fields.erase("arch");
-    with_fields(arch, fields, out.path / name);
-    const auto loaded = host.load(out.path / name);
+    with_fields(arch, fields, out.path() / name);
+    const auto loaded = host.load(out.path() / name);
     const auto ids =
         read_tensor(golden("arch/" + arch) / "expected.safetensors", "input_ids").narrow(0, 0, 1);
     const auto expected = read_tensor(golden("rope/" + name + ".safetensors"), "logits");
@@ -84,7 +84,7 @@ TEST_CASE("impossible configs are refused with the field's name") {
            Row{"qwen2", R"({"hidden_act": "softsign"})", "softsign"},
        }) {
     CAPTURE(row.fields);
-    const auto folder = out.path / std::to_string(i++);
+    const auto folder = out.path() / std::to_string(i++);
     with_fields(row.arch, parse_json(row.fields), folder);
     CHECK_THROWS_WITH_AS(host.load(folder), doctest::Contains(row.says), Error);
   }

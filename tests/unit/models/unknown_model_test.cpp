@@ -26,11 +26,11 @@ TEST_CASE("an unknown architecture is quantized from names and shapes, and can b
   const c10::InferenceMode guard;
   const Host host;
   const TemporaryFolder out;
-  write_unknown(out.path / "dense");
+  write_unknown(out.path() / "dense");
   LoadOptions options;
   options.quantization_config =
       parse_json(R"({"quant_method": "bitsandbytes", "load_in_4bit": true})");
-  const auto made = host.load(out.path / "dense", options);
+  const auto made = host.load(out.path() / "dense", options);
   REQUIRE_FALSE(made.plan.notes.empty());
   CHECK(made.plan.notes.back().find("'novel'") != std::string::npos);
   CHECK(made.plan.unexpected.empty());
@@ -43,30 +43,30 @@ TEST_CASE("an unknown architecture is quantized from names and shapes, and can b
         CHECK_FALSE((entry.spec.path + ".").find(std::string(dense) + ".") != std::string::npos);
   CHECK_THROWS_AS(forward(*made.model, at::zeros({1, 1}, at::kLong)), Error);
 
-  host.save(made, out.path / "nf4");
+  host.save(made, out.path() / "nf4");
   LoadOptions check;
   check.structure = made.checkpoint;
-  const auto again = host.load(out.path / "nf4", check);
+  const auto again = host.load(out.path() / "nf4", check);
   CHECK(again.plan.count(Action::quantize) == 2 * (4 + 4 * 3));
   CHECK(again.plan.unexpected.empty());
   CHECK(again.plan.bytes_taken() == again.checkpoint.total_bytes());
   // It is the same conversion as that of the known architecture, tensor by tensor.
   const auto known = host.load(golden("arch/qwen3_moe"), options);
-  host.save(known, out.path / "known");
-  const auto expected = Checkpoint::open(out.path / "known");
+  host.save(known, out.path() / "known");
+  const auto expected = Checkpoint::open(out.path() / "known");
   CHECK(again.checkpoint.tensors().size() == expected.tensors().size());
   for (const auto& info : expected.tensors()) {
     CAPTURE(info.name);
-    CHECK(at::equal(read_tensor(out.path / "nf4" / "model.safetensors", info.name),
-                    read_tensor(out.path / "known" / "model.safetensors", info.name)));
+    CHECK(at::equal(read_tensor(out.path() / "nf4" / "model.safetensors", info.name),
+                    read_tensor(out.path() / "known" / "model.safetensors", info.name)));
   }
 }
 
 TEST_CASE("an unknown architecture without a method is refused with what is known") {
   const Host host;
   const TemporaryFolder out;
-  write_unknown(out.path / "dense");
-  CHECK_THROWS_WITH_AS(host.load(out.path / "dense"), doctest::Contains("qwen3_moe"), Error);
+  write_unknown(out.path() / "dense");
+  CHECK_THROWS_WITH_AS(host.load(out.path() / "dense"), doctest::Contains("qwen3_moe"), Error);
 }
 
 }  // namespace graft::tests
