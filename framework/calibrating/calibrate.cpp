@@ -132,6 +132,24 @@ std::pair<double, double> losses(const at::Tensor& dense, const at::Tensor& quan
   return {weighed(d), weighed(w)};
 }
 
+/// The module's answer, some rows at a time: what it needs in between is small then.
+at::Tensor in_pieces(nn::Unary& module, const at::Tensor& divisor, const at::Tensor& x) {
+  constexpr std::int64_t kRows = 2048;
+  const auto rows = x.reshape({-1, x.size(-1)});
+  if (rows.size(0) == 0) return module.forward(x);
+  at::Tensor out;
+  for (std::int64_t first = 0; first < rows.size(0); first += kRows) {
+    auto piece = rows.narrow(0, first, std::min(kRows, rows.size(0) - first));
+    if (divisor.defined()) piece = (piece / divisor).to(x.scalar_type());
+    const auto answer = module.forward(piece);
+    if (!out.defined()) out = at::empty({rows.size(0), answer.size(-1)}, answer.options());
+    out.narrow(0, first, piece.size(0)).copy_(answer);
+  }
+  auto sizes = x.sizes().vec();
+  sizes.back() = out.size(-1);
+  return out.view(sizes);
+}
+
 void Job::quantize(Group& group, const at::Tensor& x) {
   context_.advance("calibrate", done_++, groups_.size());
   const auto start = std::chrono::steady_clock::now();
@@ -207,8 +225,7 @@ at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& 
           .hint("input_groups of the model's class is wrong: report it");
     if (++group.seen == group.members.size()) group.input = at::Tensor();
   }
-  return member.made->forward(group.divisor.defined() ? (x / group.divisor).to(x.scalar_type())
-                                                      : x);
+  return in_pieces(*member.made, group.divisor, x);
 }
 
 void Job::finish(const Observer& observer) {
