@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
+#include <source_location>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,8 +21,12 @@
 namespace graft::fuzz {
 
 /// Ends the process, which libFuzzer reports with the input, unless `kept` holds.
-inline void require(bool kept) {
-  if (!kept) __builtin_trap();
+inline void require(bool kept, std::string_view text = {},
+                    std::source_location place = std::source_location::current()) {
+  if (kept) return;
+  std::fprintf(stderr, "broken promise at %s:%u: %.*s\n", place.file_name(), place.line(),
+               static_cast<int>(text.size()), text.data());
+  __builtin_trap();
 }
 
 /// Whether a terminal would act on some byte of the text.
@@ -43,7 +49,7 @@ bool accepts(Read read) {
     return true;
   } catch (const Error& error) {
     const std::string_view text = error.what();
-    require(!text.empty() && printable(text) && error.kind() != ErrorKind::internal);
+    require(!text.empty() && printable(text) && error.kind() != ErrorKind::internal, text);
     return false;
   }
 }
