@@ -12,6 +12,7 @@
 
 using namespace graft;
 using namespace graft::faults;
+using test::contains;
 namespace fs = std::filesystem;
 
 namespace {
