@@ -42,8 +42,12 @@ OutputLock::OutputLock(std::filesystem::path path) : path_(std::move(path)) {
   ssize_t written = ::ftruncate(fd_.get(), 0);
   while (written >= 0 && written < static_cast<ssize_t>(owner.size())) {
     written = ::pwrite(fd_.get(), owner.data(), owner.size(), 0);
-    if (written < 0 && errno == EINTR) written = 0;
-    else if (written == 0) written = -1, errno = ENOSPC;
+    if (written < 0 && errno == EINTR) {
+      written = 0;
+    } else if (written == 0) {
+      written = -1;
+      errno = ENOSPC;
+    }
   }
   if (written < 0) {
     const int code = errno;
