@@ -87,9 +87,12 @@ with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") els
         assert contents(output) == good
         return seen, time.monotonic() - start
 
-    counts = {}
-    for i in range(kills + kills // 4):
-        what = signal.SIGKILL if i < kills else random.choice([signal.SIGINT, signal.SIGTERM])
+    # Until so many have been killed, and a quarter as many interrupted; some end before that.
+    counts, ended_by, i = {}, {signal.SIGKILL: 0, signal.SIGINT: 0, signal.SIGTERM: 0}, -1
+    while sum(ended_by.values()) < kills + kills // 4:
+        i += 1
+        what = (signal.SIGKILL if ended_by[signal.SIGKILL] < kills
+                else random.choice([signal.SIGINT, signal.SIGTERM]))
         overwrites = i % 2 == 1
         if i % 25 == 0:
             # The machine may be busier or idler than before.
@@ -99,9 +102,9 @@ with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") els
             output.mkdir()
             (output / "config.json").write_bytes(b"{}")
         process = quantize(model, output, *(["--overwrite"] if overwrites else []))
-        # A tenth of the moments before anything was created, the rest up to a little after the end.
+        # A tenth of the moments before anything was created, the rest up to the end.
         moment = (random.uniform(0, first) if random.random() < 0.1
-                  else random.uniform(first, last * 1.02))
+                  else random.uniform(first, last))
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
@@ -124,6 +127,7 @@ with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") els
             if process.returncode == 130:
                 assert not partial.exists() and not lock.exists(), (i, what, errors)
         ended = "by itself" if process.returncode == 0 else what.name
+        ended_by[what] += process.returncode != 0
         counts[ended, state] = counts.get((ended, state), 0) + 1
         counts["partial folders left hidden"] = (counts.get("partial folders left hidden", 0)
                                                  + partial.exists())
