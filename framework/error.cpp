@@ -5,6 +5,62 @@
 #include <cstdio>
 
 namespace graft {
+namespace {
+
+/// Bytes of one part of a message.
+constexpr std::size_t kLongestPart = 100'000;
+
+/// Length of the valid UTF-8 sequence at the start of `s`, or 0.
+std::size_t utf8_length(std::string_view s) {
+  const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(s[i]); };
+  const std::uint8_t lead = byte(0);
+  const std::size_t length = lead < 0x80   ? 1
+                             : lead < 0xC2 ? 0
+                             : lead < 0xE0 ? 2
+                             : lead < 0xF0 ? 3
+                             : lead < 0xF5 ? 4
+                                           : 0;
+  if (length == 0 || length > s.size()) return 0;
+  for (std::size_t i = 1; i < length; ++i)
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  if (length == 3 && ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F)))
+    return 0;
+  if (length == 4 && ((lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F)))
+    return 0;
+  return length;
+}
+
+/// Appends `text` with control characters and invalid UTF-8 as \xNN; what is beyond `limit` bytes of
+/// `out` is left out.
+void append_printable(std::string& out, std::string_view text, std::size_t limit) {
+  std::size_t i = 0;
+  while (i < text.size() && out.size() < limit) {
+    const auto c = static_cast<std::uint8_t>(text[i]);
+    // U+0080..U+009F are C1 controls: a terminal may act on them.
+    const std::size_t length = c < 0x20 || c == 0x7F ? 0 : utf8_length(text.substr(i));
+    if (length == 0 ||
+        (length == 2 && c == 0xC2 && static_cast<std::uint8_t>(text[i + 1]) < 0xA0)) {
+      char escape[5];
+      std::snprintf(escape, sizeof(escape), "\\x%02x", c);
+      out += escape;
+      ++i;
+    } else {
+      out += text.substr(i, length);
+      i += length;
+    }
+  }
+  if (i < text.size()) out += "...";
+}
+
+/// Text from files should have gone through quote(); for what did not, this keeps the promise that a
+/// message is safe to print and of bounded length.
+std::string printable(std::string_view text) {
+  std::string out;
+  append_printable(out, text, kLongestPart);
+  return out;
+}
+
+}  // namespace
 
 int exit_code(ErrorKind kind) noexcept {
   switch (kind) {
@@ -60,33 +116,13 @@ Error& Error::hint(std::string_view text) {
 }
 
 void Error::compose() {
-  text_ = place_.empty() ? what_ : place_ + ": " + what_;
-  if (!expected_.empty()) text_ += ": expected " + expected_;
-  if (!found_.empty()) text_ += (expected_.empty() ? ": found " : ", found ") + found_;
-  if (!hint_.empty()) text_ += "; " + hint_;
+  text_ = place_.empty() ? printable(what_) : printable(place_) + ": " + printable(what_);
+  if (!expected_.empty()) text_ += ": expected " + printable(expected_);
+  if (!found_.empty()) text_ += (expected_.empty() ? ": found " : ", found ") + printable(found_);
+  if (!hint_.empty()) text_ += "; " + printable(hint_);
 }
 
 namespace {
-
-/// Length of the valid UTF-8 sequence at the start of `s`, or 0.
-std::size_t utf8_length(std::string_view s) {
-  const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(s[i]); };
-  const std::uint8_t lead = byte(0);
-  const std::size_t length = lead < 0x80   ? 1
-                             : lead < 0xC2 ? 0
-                             : lead < 0xE0 ? 2
-                             : lead < 0xF0 ? 3
-                             : lead < 0xF5 ? 4
-                                           : 0;
-  if (length == 0 || length > s.size()) return 0;
-  for (std::size_t i = 1; i < length; ++i)
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  if (length == 3 && ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F)))
-    return 0;
-  if (length == 4 && ((lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F)))
-    return 0;
-  return length;
-}
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -107,23 +143,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string quote(std::string_view text, std::size_t limit) {
   std::string out = "'";
-  std::size_t i = 0;
-  while (i < text.size() && out.size() < limit) {
-    const auto c = static_cast<std::uint8_t>(text[i]);
-    // U+0080..U+009F are C1 controls: a terminal may act on them.
-    const std::size_t length = c < 0x20 || c == 0x7F ? 0 : utf8_length(text.substr(i));
-    if (length == 0 ||
-        (length == 2 && c == 0xC2 && static_cast<std::uint8_t>(text[i + 1]) < 0xA0)) {
-      char escape[5];
-      std::snprintf(escape, sizeof(escape), "\\x%02x", c);
-      out += escape;
-      ++i;
-    } else {
-      out += text.substr(i, length);
-      i += length;
-    }
-  }
-  if (i < text.size()) out += "...";
+  append_printable(out, text, limit);
   return out + "'";
 }
 

@@ -3,6 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <new>
+
 namespace graft {
 namespace {
 
@@ -24,6 +26,7 @@ Regex::Regex(std::string pattern, ErrorKind blame) : pattern_(std::move(pattern)
       pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern_.data()), pattern_.size(),
                     PCRE2_UTF | PCRE2_UCP, &code, &offset, nullptr);
   if (!compiled) {
+    if (code == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();  // no mistake in the pattern
     throw Error(blame_, "the regular expression " + quote(pattern_) +
                             " is not valid at character " + std::to_string(offset) + ": " +
                             text_of(code));
@@ -39,12 +42,14 @@ std::optional<std::size_t> Regex::match_start(std::string_view text, bool whole)
       pcre2_match_data_create_from_pattern(code, nullptr), pcre2_match_data_free);
   const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> limits(
       pcre2_match_context_create(nullptr), pcre2_match_context_free);
+  if (!data || !limits) throw std::bad_alloc();
   pcre2_set_match_limit(limits.get(), kMatchLimit);
   pcre2_set_depth_limit(limits.get(), kDepthLimit);
   const int result =
       pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
                   PCRE2_ANCHORED | (whole ? PCRE2_ENDANCHORED : 0u), data.get(), limits.get());
   if (result == PCRE2_ERROR_NOMATCH) return std::nullopt;
+  if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
   if (result == PCRE2_ERROR_MATCHLIMIT || result == PCRE2_ERROR_DEPTHLIMIT ||
       result == PCRE2_ERROR_HEAPLIMIT)
     throw Error(blame_,

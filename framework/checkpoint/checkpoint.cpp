@@ -5,6 +5,7 @@
 #include <deque>
 #include <iterator>
 #include <numeric>
+#include <unordered_map>
 
 #include "checkpoint/input_file.h"
 #include "checkpoint/natural_order.h"
@@ -200,20 +201,20 @@ void Checkpoint::State::sort_tensors() {
 void Checkpoint::State::check_index(const fs::path& path, const ShardIndex& index) const {
   constexpr std::string_view kStale =
       "the index does not belong to these shards: download both again";
+  std::unordered_map<std::string_view, std::size_t> by_name(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) by_name.emplace(tensors[i].name, i);
   std::vector<bool> named(tensors.size());
   for (const auto& [name, shard] : index.weight_map) {
-    const auto info = std::lower_bound(
-        tensors.begin(), tensors.end(), name,
-        [](const TensorInfo& a, std::string_view b) { return natural_less(a.name, b); });
-    const bool found = info != tensors.end() && info->name == name;
-    if (!found || info->shard != shard)
+    const auto found = by_name.find(name);
+    const TensorInfo* info = found == by_name.end() ? nullptr : &tensors[found->second];
+    if (!info || info->shard != shard)
       throw Error(ErrorKind::model, "the tensor is not where the index says")
           .at("tensor " + quote(name))
           .at(path_text(path))
           .expected("it in " + quote(index.shards[shard]))
-          .found(found ? "it in " + quote(index.shards[info->shard]) : "it in no shard")
+          .found(info ? "it in " + quote(index.shards[info->shard]) : "it in no shard")
           .hint(kStale);
-    named[static_cast<std::size_t>(info - tensors.begin())] = true;
+    named[found->second] = true;
   }
   const auto hidden = std::find(named.begin(), named.end(), false);
   if (hidden != named.end()) {

@@ -43,7 +43,8 @@ void OutputFile::write(std::uint64_t begin, const void* data, std::uint64_t size
     const auto piece = static_cast<std::size_t>(std::min(kPiece, size - done));
     const ssize_t n = ::pwrite(fd_.get(), from + done, piece, static_cast<off_t>(begin + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw output_error("write the file", path_, errno);
+    // A file system that takes nothing and names no error has no room.
+    if (n <= 0) throw output_error("write the file", path_, n < 0 ? errno : ENOSPC);
     done += static_cast<std::uint64_t>(n);
   }
 }

@@ -39,8 +39,17 @@ OutputLock::OutputLock(std::filesystem::path path) : path_(std::move(path)) {
     }
   } while (!is_at(path_, fd_.get()));
   const std::string owner = std::to_string(::getpid());
-  if (::ftruncate(fd_.get(), 0) != 0 ||
-      ::pwrite(fd_.get(), owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size())) {
+  ssize_t written = ::ftruncate(fd_.get(), 0);
+  while (written >= 0 && written < static_cast<ssize_t>(owner.size())) {
+    written = ::pwrite(fd_.get(), owner.data(), owner.size(), 0);
+    if (written < 0 && errno == EINTR) {
+      written = 0;
+    } else if (written == 0) {
+      written = -1;
+      errno = ENOSPC;
+    }
+  }
+  if (written < 0) {
     const int code = errno;
     ::unlink(path_.c_str());
     throw output_error("write the lock file", path_, code);

@@ -32,6 +32,13 @@ const char* word(LogLevel level) {
   return "";
 }
 
+/// A message may carry text of a file or a plugin: nothing in it may act on the terminal.
+std::string printable(std::string_view text) {
+  constexpr std::size_t kLongest = 100'000;
+  const std::string quoted = quote(text, kLongest);
+  return quoted.substr(1, quoted.size() - 2);
+}
+
 }  // namespace
 
 void watch_interrupts() {
@@ -60,11 +67,11 @@ void Terminal::configure(bool quiet, int verbose, const std::string& log_file) {
 }
 
 void Terminal::say(LogLevel level, std::string_view component, std::string_view message) {
-  if (log_) log_ << word(level) << ' ' << component << ": " << message << std::endl;
+  const std::string line = printable(component) + ": " + printable(message);
+  if (log_) log_ << word(level) << ' ' << line << std::endl;
   if (level > shown_) return;
   finish_line();
-  std::fprintf(stderr, "%s: %.*s: %.*s\n", word(level), static_cast<int>(component.size()),
-               component.data(), static_cast<int>(message.size()), message.data());
+  std::fprintf(stderr, "%s: %s\n", word(level), line.c_str());
 }
 
 void Terminal::progress(std::string_view stage, std::uint64_t done, std::uint64_t total) {

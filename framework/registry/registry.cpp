@@ -24,10 +24,66 @@ bool matches(const Rule& rule, const std::string& path) {
   }
 }
 
-bool share_method(const Rule& a, const Rule& b) {
-  return std::any_of(a.methods.begin(), a.methods.end(), [&](const std::string& method) {
-    return method == "*" ? !b.methods.empty() : names_method(b, method);
-  });
+/// Rules by a key and by method. "*" stands for every method. Looking up takes no time to speak of,
+/// however many rules there are.
+template <class Key>
+class RulesByMethod {
+ public:
+  void add(const Key& key, const Rule& rule) {
+    auto& methods = rules_[key];
+    methods.emplace("", &rule);  // the first of all
+    for (const auto& method : rule.methods) methods.emplace(method, &rule);
+  }
+  /// One that has the key and a method in common with `rule`, or nullptr.
+  const Rule* find(const Key& key, const Rule& rule) const {
+    const auto found = rules_.find(key);
+    if (found == rules_.end()) return nullptr;
+    const auto& methods = found->second;
+    for (const auto& method : rule.methods)
+      for (const auto& name : {method == "*" ? std::string() : method, std::string("*")})
+        if (const auto it = methods.find(name); it != methods.end()) return it->second;
+    return nullptr;
+  }
+
+ private:
+  std::map<Key, std::map<std::string, const Rule*>> rules_;
+};
+
+/// Refuses two rules of one file about the same modules.
+void check_contradictions(const std::vector<Rule>& rules) {
+  RulesByMethod<std::tuple<std::string, Tier, std::string, std::string, std::string>> seen;
+  for (const auto& rule : rules) {
+    const std::tuple target(rule.origin.file, rule.tier, rule.module_class, rule.device,
+                            rule.match ? "=" + rule.match->text() : std::string());
+    if (const Rule* other = seen.find(target, rule))
+      throw Error(ErrorKind::plugin, "two rules of one file decide about the same modules: " +
+                                         other->origin.text() + " and " + rule.origin.text())
+          .hint("remove one of them");
+    seen.add(target, rule);
+  }
+}
+
+/// Refuses replacements that go in a circle, or on and on.
+void check_circles(const std::vector<Rule>& rules) {
+  constexpr std::size_t kMostSteps = 100;
+  RulesByMethod<std::string> replacing;
+  for (const auto& rule : rules)
+    if (!rule.replacement.empty()) replacing.add(rule.module_class, rule);
+  for (const auto& start : rules) {
+    std::set<std::string> seen{start.module_class};
+    std::string at = start.replacement;
+    while (!at.empty()) {
+      if (!seen.insert(at).second)
+        throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at))
+            .at(start.origin.text());
+      if (seen.size() > kMostSteps)
+        throw Error(ErrorKind::plugin, "replacements are replaced in turn without an end")
+            .at(start.origin.text())
+            .expected("at most " + std::to_string(kMostSteps) + " steps");
+      const Rule* next = replacing.find(at, start);
+      at = next ? next->replacement : "";
+    }
+  }
 }
 
 auto rank(const Rule& rule) {
@@ -129,6 +185,7 @@ Decision Registry::decide(const Query& query) const {
 }
 
 std::vector<std::string> Registry::unmatched_rules(const std::vector<std::string>& paths) const {
+  constexpr std::size_t kMostSuggestions = 100;  // each looks at every path
   std::vector<std::string> out;
   for (const auto& rule : rules_) {
     // Installed rules and those of plugins are written for every model.
@@ -138,8 +195,9 @@ std::vector<std::string> Registry::unmatched_rules(const std::vector<std::string
       continue;
     std::string text =
         rule.origin.text() + ": the pattern " + quote(rule.match->text()) + " matches no module";
-    if (const auto near = nearest_names(rule.match->text(), paths); !near.empty())
-      text += "; did you mean " + near + "?";
+    if (out.size() < kMostSuggestions)
+      if (const auto near = nearest_names(rule.match->text(), paths); !near.empty())
+        text += "; did you mean " + near + "?";
     out.push_back(std::move(text));
   }
   return out;
@@ -180,8 +238,7 @@ void Registry::Builder::add_text(std::string_view yaml, const std::string& file_
 Registry Registry::Builder::build() {
   std::set<std::string> methods;
   for (const auto& claim : registry_.claims_) methods.insert(claim.method);
-  for (std::size_t i = 0; i < registry_.rules_.size(); ++i) {
-    const Rule& rule = registry_.rules_[i];
+  for (const auto& rule : registry_.rules_) {
     // Rules that come with graft name methods of plugins that may not be installed.
     for (const auto& method : rule.methods)
       if (rule.tier != Tier::installed && method != "*" && !methods.empty() &&
@@ -193,34 +250,9 @@ Registry Registry::Builder::build() {
           note += "; did you mean " + near + "?";
         registry_.notes_.push_back(std::move(note));
       }
-    for (std::size_t j = 0; j < i; ++j) {
-      const Rule& other = registry_.rules_[j];
-      const bool same_target = rule.origin.file == other.origin.file && rule.tier == other.tier &&
-                               rule.module_class == other.module_class &&
-                               rule.device == other.device &&
-                               rule.match.has_value() == other.match.has_value() &&
-                               (!rule.match || rule.match->text() == other.match->text());
-      if (same_target && share_method(rule, other))
-        throw Error(ErrorKind::plugin, "two rules of one file decide about the same modules: " +
-                                           other.origin.text() + " and " + rule.origin.text())
-            .hint("remove one of them");
-    }
   }
-  for (const auto& start : registry_.rules_) {
-    std::set<std::string> seen{start.module_class};
-    std::string at = start.replacement;
-    while (!at.empty()) {
-      if (!seen.insert(at).second)
-        throw Error(ErrorKind::plugin, "replacements go in a circle through the class " + quote(at))
-            .at(start.origin.text());
-      const auto next =
-          std::find_if(registry_.rules_.begin(), registry_.rules_.end(), [&](const Rule& rule) {
-            return rule.module_class == at && !rule.replacement.empty() &&
-                   share_method(rule, start);
-          });
-      at = next == registry_.rules_.end() ? "" : next->replacement;
-    }
-  }
+  check_contradictions(registry_.rules_);
+  check_circles(registry_.rules_);
   return std::move(registry_);
 }
 

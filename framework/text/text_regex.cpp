@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <new>
 #include <utility>
 
 #include "graft/error.h"
@@ -42,6 +43,7 @@ std::string message(int code) {
 pcre2_code* compile(std::string_view pattern, int& error, std::size_t& offset) {
   static pcre2_compile_context* const context = [] {
     auto* made = pcre2_compile_context_create(nullptr);
+    if (!made) throw std::bad_alloc();
     pcre2_set_newline(made, PCRE2_NEWLINE_LF);
     pcre2_set_bsr(made, PCRE2_BSR_UNICODE);
     pcre2_set_parens_nest_limit(made, 100);
@@ -56,6 +58,7 @@ bool compiles(std::string_view pattern) {
   int error = 0;
   std::size_t offset = 0;
   pcre2_code* code = compile(pattern, error, offset);
+  if (!code && error == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();
   pcre2_code_free(code);
   return code != nullptr;
 }
@@ -215,6 +218,7 @@ TextRegex::TextRegex(std::string_view pattern) : pattern_(pattern) {
   int error = 0;
   std::size_t offset = 0;
   pcre2_code* code = compile(translated, error, offset);
+  if (!code && error == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();
   if (!code)
     throw Error(ErrorKind::model, "the regular expression " + quote(pattern) +
                                       " does not compile (" + message(error) + ")");
@@ -228,6 +232,11 @@ TextRegex::Walk::Walk(const TextRegex& regex, std::string_view subject)
       subject_(subject),
       data_(pcre2_match_data_create(1, nullptr)),
       context_(pcre2_match_context_create(nullptr)) {
+  if (!data_ || !context_) {
+    pcre2_match_data_free(static_cast<pcre2_match_data*>(data_));
+    pcre2_match_context_free(static_cast<pcre2_match_context*>(context_));
+    throw std::bad_alloc();
+  }
   auto* context = static_cast<pcre2_match_context*>(context_);
   const std::size_t steps = kStepLimit + 4 * std::min<std::size_t>(subject.size(), 1u << 28);
   pcre2_set_match_limit(context, static_cast<std::uint32_t>(steps));
@@ -251,6 +260,7 @@ bool TextRegex::Walk::next(Match& match) {
     // Compiled code has a small stack, which a repeated group can fill on a long word.
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = attempt(PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) return false;
+    if (found == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
     if (found < 0)
       throw Error(ErrorKind::model, "the regular expression " + quote(regex_.pattern_) +
                                         " cannot be matched against this text (" + message(found) +

@@ -221,6 +221,19 @@ with tempfile.TemporaryDirectory() as name:
     assert quantized["quantized"] == 7 and quantized["output"] == str(temporary / "out")
     for line in run(*target).stderr.splitlines():
         assert "\x1b" not in line and "\r" not in line, line
+    # text of a file cannot act on the terminal, wherever it turns up
+    hostile = temporary / "hostile"
+    shutil.copytree(golden / "vectors/tiny_llama_gptq4_v1", hostile)
+    settings = json.loads((hostile / "config.json").read_text())["quantization_config"]
+    config = json.loads((hostile / "config.json").read_text())
+    config["quantization_config"] |= {"\x1b[2Jmore": "\x9b1m", "\x1b[3Jfewer": 1}
+    (hostile / "config.json").write_text(json.dumps(config))
+    (hostile / "quantize_config.json").write_text(json.dumps(settings | {"\x1b[2Jmore": "\x7f"}))
+    told = run("inspect", hostile, says="disagree")
+    loud = run("plan", hostile, "--log", log)
+    for text in (told.stdout, told.stderr, loud.stdout, loud.stderr, log.read_text()):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), ascii(text)
+
     as_json("inspect", temporary / "out", *rows)
     as_json("verify", temporary / "out", *rows)
     as_json("doctor")

@@ -21,6 +21,15 @@ class GRAFT_API Value {
   using Object = std::vector<std::pair<std::string, Value>>;
 
   Value() = default;  ///< null
+  /// Copies, which may throw std::bad_alloc. Written out because a std::variant of strings and
+  /// vectors that runs out of memory while it is copied crashes with libstdc++ (seen with GCC 12).
+  Value(const Value& other) {
+    std::visit([this](auto content) { data_ = std::move(content); }, other.data_);
+  }
+  Value(Value&&) noexcept = default;
+  Value& operator=(const Value& other) { return *this = Value(other); }
+  Value& operator=(Value&&) noexcept = default;
+  ~Value() = default;
   Value(bool b) : data_(b) {}
   Value(int i) : data_(std::int64_t{i}) {}
   Value(std::int64_t i) : data_(i) {}

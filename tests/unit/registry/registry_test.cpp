@@ -245,6 +245,32 @@ TEST_CASE("replacements that go in a circle are refused, ways that only cross ar
   of_user("- {class: A, methods: m, replacement: B}\n- {class: B, methods: n, replacement: A}");
 }
 
+TEST_CASE("replacements that are replaced in turn more often than anybody means are refused") {
+  std::string rules;
+  for (int i = 0; i < 120; ++i)
+    rules += "- {class: A" + std::to_string(i) + ", methods: m, replacement: A" +
+             std::to_string(i + 1) + "}\n";
+  CHECK(contains(test::message_of([&] { of_user(rules); }),
+                 "u.yaml:3: replacements are replaced in turn without an end: expected at most 100 "
+                 "steps"));
+}
+
+TEST_CASE("a hundred thousand rules in many files are one registry") {
+  Registry::Builder builder;
+  constexpr int kFiles = 20, kRules = 5000;
+  for (int file = 0; file < kFiles; ++file) {
+    std::string text = "graft: 1\npatches:\n";
+    for (int i = 0; i < kRules; ++i)
+      text += "- {class: C" + std::to_string(i) + ", methods: m, keep: x}\n";
+    builder.add_text(text, "f" + std::to_string(file) + ".yaml", Tier::user);
+  }
+  const Registry registry = builder.build();
+  CHECK(registry.rules().size() == kFiles * kRules);
+  const auto decision = registry.decide({"m", "C7", "model.layers.0", "cpu"});
+  CHECK(decision.kind == Decision::Kind::keep);
+  CHECK(decision.losers.size() == kFiles - 1);
+}
+
 TEST_CASE("a pattern that takes too long is an error that names the rule's line") {
   const auto rules = of_user("- {class: Linear, methods: m, keep: x, match: 're:(a+)+'}");
   CHECK(contains(test::message_of([&] { decide(rules, std::string(100, 'a') + "!"); }),
