@@ -147,8 +147,8 @@ TEST_CASE("norm, sum, rotation and gate are those of float64, and the same bits 
       oracle.silu_times(gate.data(), w.data(), n);
       std::vector<float> cos(x.size()), sin(x.size());
       for (std::int64_t i = 0; i < n; ++i) {
-        cos[static_cast<std::size_t>(i)] = static_cast<float>(std::cos(i % (n / 2 + 1) + 1.0));
-        sin[static_cast<std::size_t>(i)] = static_cast<float>(std::sin(i % (n / 2 + 1) + 1.0));
+        cos[static_cast<std::size_t>(i)] = std::cos(static_cast<float>(i % (n / 2 + 1)) + 1.0F);
+        sin[static_cast<std::size_t>(i)] = std::sin(static_cast<float>(i % (n / 2 + 1)) + 1.0F);
       }
       oracle.round(cos.data(), n);
       oracle.round(sin.data(), n);

@@ -76,7 +76,7 @@ TEST_CASE("the decoding loop gives the logits of forward, in pieces of any lengt
   for (const auto* folders : {&kDense, &kQuantized})
     for (const auto& folder : *folders) {
       CAPTURE(folder);
-      // One program's int8 rounds x to float16 and depends on rows of the same call.
+      // LLM.int8 takes columns out by all rows of a call, so pieces are no whole.
       if (folder == "vectors/tiny_llama_bnb_int8") continue;
       const auto loaded = load(folder, at::kFloat);
       const double found =
@@ -95,7 +95,7 @@ TEST_CASE("in bfloat16 and float16 the decoding loop rounds where forward does")
         const auto loaded = load(folder, dtype);
         const double found =
             difference(*loaded.model, some_ids(*loaded.model, 40), {16, 1, 1, 21, 1});
-        MESSAGE(folder << ", " << c10::toString(dtype) << ": largest difference " << found);
+        MESSAGE(folder << ", " << std::string(c10::toString(dtype)) << ": largest difference " << found);
         CHECK(found <= (dtype == at::kHalf ? 4e-3 : 3e-2));
       }
 }
