@@ -1,18 +1,21 @@
 #include "graft/host.h"
 
-#include <dlfcn.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <set>
 
 #include "applying/convert.h"
+#include "calibrating/calibrate.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
 #include "planning/settings.h"
 #include "models/restructurings.h"
 #include "models/unknown_model.h"
 #include "plugins/call.h"
+#include "plugins/search_path.h"
+#include "running/input_ids.h"
 
 namespace graft {
 namespace {
@@ -31,12 +34,7 @@ std::vector<fs::path> yaml_files(const fs::path& folder) {
 /// The rules that come with graft lie beside the library: <dir of
 /// libgraft.so>/graft/registry/*.yaml.
 std::vector<fs::path> installed_registry() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&installed_registry), &info) == 0 || !info.dli_fname)
-    return {};
-  std::error_code error;
-  return yaml_files(fs::weakly_canonical(info.dli_fname, error).parent_path() / "graft" /
-                    "registry");
+  return yaml_files(folder_of_libgraft() / "graft" / "registry");
 }
 
 /// The user's own: $XDG_CONFIG_HOME/graft/registry, else ~/.config/graft/registry.
@@ -290,6 +288,33 @@ Plan Host::inspect(const Checkpoint& checkpoint, const LoadOptions& options) con
   return ready.plan;
 }
 
+/// Whether a dense model is to be calibrated with `ids`. Throws Error(usage) when its method needs
+/// ids and there are none, or takes none.
+static bool uses_calibration(const Plan& plan, const at::Tensor& ids, const Model& model) {
+  const auto use = use_of_calibration(plan);
+  if (!ids.defined()) {
+    if (use == CalibrationUse::required)
+      throw Error(ErrorKind::usage, "the method " + quote(plan.method) + " needs calibration text")
+          .hint("give --calibration FILE, or LoadOptions::calibration");
+    return false;
+  }
+  if (use == CalibrationUse::none) {
+    if (plan.count(Action::quantize) == 0) return false;
+    throw Error(ErrorKind::usage, "the method " + quote(plan.method) +
+                                      " with these settings makes no use of calibration text")
+        .hint("leave out --calibration");
+  }
+  if (ids.dim() != 2 || ids.scalar_type() != at::kLong || ids.numel() == 0)
+    throw Error(ErrorKind::usage, "the calibration ids cannot be used")
+        .expected("[B, T] int64, not empty")
+        .found(std::to_string(ids.dim()) + " dimensions of " +
+               std::string(dtype_word(ids.scalar_type())));
+  const auto flat = ids.contiguous();
+  require_in_vocabulary(model, {flat.const_data_ptr<std::int64_t>(),
+                                static_cast<std::size_t>(flat.numel())});
+  return true;
+}
+
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
   State::Prepared ready = state_->prepare(*this, checkpoint, options);
   ready.plan.check(state_->options.strict);
@@ -311,10 +336,25 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
                             " tensor(s) of the checkpoint are not loaded, first " +
                             quote(ready.plan.unloaded.front().source) + ": " +
                             ready.plan.unloaded.front().reason);
-  LoadedModel loaded{ready.model, ready.plan, checkpoint, nullptr, {}};
+  LoadedModel loaded{ready.model, ready.plan, checkpoint, nullptr, {}, {}};
+  const bool calibrated = ready.quantizer && !ready.quantizer->pre_quantized() &&
+                          uses_calibration(ready.plan, options.calibration, *ready.model);
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
-  fill_from(ready.model, ready.plan, checkpoint, options.context, {});
+  if (calibrated) {
+    fill_kept(ready.model, ready.plan, checkpoint, options.context);
+    const auto run = [&] {
+      const c10::InferenceMode guard;
+      Batch batch;
+      batch.input_ids = options.calibration;
+      batch.last_logits_only = true;
+      ready.model->forward(batch);
+    };
+    loaded.calibration =
+        quantize_calibrated(ready.model, ready.plan, &checkpoint, run, options.context, {});
+  } else {
+    fill_from(ready.model, ready.plan, checkpoint, options.context, {});
+  }
   verify_filled(ready.model);
   ready.model->eval();
   if (ready.quantizer) {

@@ -43,10 +43,14 @@ Tensors Quantizer::save(const nn::Block& module, const QuantConfig&) const {
   return out;
 }
 
-GroupResult Quantizer::quantize(std::span<const GroupMember>, const Context&) const {
-  throw Error(ErrorKind::usage, "this method cannot quantize without calibration data")
+CalibrationUse Quantizer::calibration(const QuantConfig&) const { return CalibrationUse::none; }
+
+GroupResult Quantizer::quantize(const ModuleGroup&, const Context&) const {
+  throw Error(ErrorKind::usage, "this plugin cannot quantize, it only loads")
       .hint("load a checkpoint that is quantized already");
 }
+
+at::Tensor Quantizer::input_scales(const ModuleGroup&, const Context&) const { return {}; }
 
 void Context::advance(std::string_view stage, std::uint64_t done, std::uint64_t total) const {
   if (progress && !progress(stage, done, total))

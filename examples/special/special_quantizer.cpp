@@ -57,9 +57,9 @@ std::shared_ptr<nn::Block> SpecialQuantizer::build(const ModuleSpec& spec,
   return std::make_shared<QuantizedSpecialLinear>(spec);
 }
 
-GroupResult SpecialQuantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+GroupResult SpecialQuantizer::quantize(const ModuleGroup& group, const Context&) const {
   GroupResult result;
-  for (const auto& member : group) {
+  for (const auto& member : group.members) {
     auto module = std::make_shared<QuantizedSpecialLinear>(member.spec);
     module->quantize(member.dense.at("weight"));
     result.modules.push_back(std::move(module));

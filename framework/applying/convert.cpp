@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "applying/swaps.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
@@ -14,102 +15,17 @@
 namespace graft {
 namespace {
 
-using torch::nn::Module;
-
-/// Swaps modules and puts them back unless it is told to keep them.
-class Swaps {
- public:
-  explicit Swaps(const std::shared_ptr<nn::Block>& root) : root_(root) {}
-  Swaps(const Swaps&) = delete;
-  Swaps& operator=(const Swaps&) = delete;
-  ~Swaps() {
-    if (kept_) return;
-    for (auto done = done_.rbegin(); done != done_.rend(); ++done)
-      replace_at(root_, done->first, done->second);
-  }
-
-  void swap(const std::string& path, const std::shared_ptr<Module>& next) {
-    done_.reserve(done_.size() + 1);
-    done_.emplace_back(path, replace_at(root_, path, next));
-  }
-  void keep() { kept_ = true; }
-
- private:
-  std::shared_ptr<nn::Block> root_;
-  std::vector<std::pair<std::string, std::shared_ptr<Module>>> done_;
-  bool kept_ = false;
-};
-
-void swap_everywhere(Swaps& swaps, const PlanEntry& entry, const std::shared_ptr<Module>& next) {
-  swaps.swap(entry.spec.path, next);
-  for (const auto& path : entry.also) swaps.swap(path, next);
-}
-
-void tell(const Observer& observer, const PlanEntry& entry, const std::string& new_class) {
-  if (observer) observer(entry.spec.path, entry.spec.class_name, new_class, entry.spec.device);
-}
-
-nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path) {
-  if (path.empty()) return *root;
-  const auto [parent, name] = get_module_from_name(root, path);
-  const auto children = parent->named_children();
-  auto* block = dynamic_cast<nn::Block*>(children.find(name)->get());
-  if (!block) throw Error(ErrorKind::internal, "not a block").at(path);
-  return *block;
-}
-
 at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
   auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
   checkpoint.read(info, tensor.mutable_data_ptr());
   return tensor;
 }
 
-/// The tensors of an entry as the checkpoint has them; parts are joined as in `like`.
-Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like) {
-  Tensors out;
-  for (const auto& planned : entry.tensors) {
-    auto tensor = read_planned(checkpoint, planned);
-    if (!planned.into) {
-      out.set(planned.name, std::move(tensor));
-      continue;
-    }
-    if (!out.find(planned.name))
-      for (const auto& [name, whole] : like->own_tensors())
-        if (name == planned.name) out.set(name, at::empty(whole.sizes(), tensor.options()));
-    planned.into->of(out.at(planned.name)).copy_(tensor);
-  }
-  return out;
-}
-
-/// Floats take the plan's dtype; other types keep theirs.
-at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
-  return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
-}
-
-/// What a plugin made in the place of `entry`: the class it announced, all on meta or nothing of it.
-void check_made(const PlanEntry& entry, const std::shared_ptr<nn::Block>& made, bool on_meta) {
-  const auto defect = [&](const std::string& what) {
-    Error error(ErrorKind::plugin, "the plugin " + entry.plugin + " " + what);
-    return error.at(entry.spec.path)
-        .hint("this is a defect of the plugin: report it to its author, or run without it");
-  };
-  if (!made) throw defect("made no module");
-  if (class_name_of(*made) != entry.replacement)
-    throw defect("made another class than it announced")
-        .expected(entry.replacement)
-        .found(class_name_of(*made));
-  for (const auto& [name, tensor] : made->own_tensors())
-    if (tensor.is_meta() != on_meta)
-      throw defect(on_meta ? "built the tensor " + quote(name) + " off meta"
-                           : "left the tensor " + quote(name) + " on meta");
-}
-
 std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
                                      const Context& context) {
-  const GroupMember member{entry.spec, entry.config, std::move(dense)};
-  auto result = call_plugin(entry.plugin, entry.spec.path, [&] {
-    return entry.quantizer->quantize(std::span(&member, 1), context);
-  });
+  const ModuleGroup alone{{{entry.spec, entry.config, std::move(dense)}}, {}};
+  auto result = call_plugin(entry.plugin, entry.spec.path,
+                            [&] { return entry.quantizer->quantize(alone, context); });
   auto made = result.modules.size() == 1 ? result.modules[0] : nullptr;
   check_made(entry, made, /*on_meta=*/false);
   return made;
@@ -177,7 +93,7 @@ void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
     auto next = call_plugin(entry.plugin, entry.spec.path,
                             [&] { return entry.quantizer->build(entry.spec, *entry.config); });
     check_made(entry, next, /*on_meta=*/true);
-    swap_everywhere(swaps, entry, next);
+    swaps.swap_everywhere(entry, next);
   }
   swaps.keep();
   for (const auto& entry : plan.entries)
@@ -217,13 +133,21 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
       tensors = {};
       const auto next = quantized(entry, std::move(dense), context);
       Swaps swaps(root);
-      swap_everywhere(swaps, entry, next);
+      swaps.swap_everywhere(entry, next);
       swaps.keep();
       tell(observer, entry, class_name_of(*next));
     }
   }
   tie(root);
   context.advance("load", total, total);
+}
+
+void fill_kept(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+               const Checkpoint& checkpoint, const Context& context) {
+  Plan kept = plan;
+  std::erase_if(kept.entries,
+                [](const PlanEntry& entry) { return entry.action == Action::quantize; });
+  fill_from(root, kept, checkpoint, context, {});
 }
 
 void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
@@ -239,7 +163,7 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                                plan.dtype));
     const auto next = quantized(entry, std::move(dense), context);
     Swaps swaps(root);
-    swap_everywhere(swaps, entry, next);
+    swaps.swap_everywhere(entry, next);
     swaps.keep();
     tell(observer, entry, class_name_of(*next));
   }
@@ -292,7 +216,7 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
     dense->set_tensor("weight", weight.to(dtype));
     if (has_bias) dense->set_tensor("bias", bias->to(dtype));
     Swaps swaps(root);
-    swap_everywhere(swaps, entry, dense);
+    swaps.swap_everywhere(entry, dense);
     swaps.keep();
   }
 }

@@ -24,6 +24,10 @@ void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
 void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                const Checkpoint& checkpoint, const Context& context, const Observer& observer);
 
+/// Fills only what the plan keeps.
+void fill_kept(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+               const Checkpoint& checkpoint, const Context& context);
+
 /// Converts a model whose dense weights are in memory, freeing each as it goes. When anything
 /// throws, converted modules stay converted and the rest dense, and the Error names where it
 /// stopped.

@@ -1,6 +1,7 @@
 #include "graft/model_quantizer.h"
 
 #include "applying/convert.h"
+#include "calibrating/calibrate.h"
 #include "graft/error.h"
 #include "graft/host.h"
 #include "graft/module_graph.h"
@@ -163,6 +164,28 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
   fill_from(model, state_->plan, checkpoint, context, state_->observer);
 }
 
+std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Block>& model,
+                                                   const std::function<void()>& run,
+                                                   const Context& context) {
+  if (state_->pre_quantized)
+    throw Error(ErrorKind::usage, "calibrate: the settings describe a model that is quantized already")
+        .hint("call set_pre_quantized(false) when the model is dense");
+  state_->require_unconverted("calibrate");
+  tie(model);
+  if (const auto name = tensor_on_meta(model); !name.empty())
+    throw Error(ErrorKind::usage, "calibrate before load_weights: the tensor has no values")
+        .at(name)
+        .hint("call load_weights first");
+  if (!state_->planned || state_->model != model.get()) make_plan(model);
+  state_->plan.check(state_->host->options.strict);
+  auto report =
+      quantize_calibrated(model, state_->plan, nullptr, run, context, state_->observer);
+  state_->converted = true;
+  tie(model);
+  verify_filled(model);
+  return report;
+}
+
 void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,
                                        const Context& context) {
   const bool converts = !state_->pre_quantized && !state_->converted;
@@ -175,6 +198,9 @@ void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,
   if (!converts) return;
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
+  if (use_of_calibration(state_->plan) == CalibrationUse::required)
+    throw Error(ErrorKind::usage, "the method " + quote(method()) + " needs calibration text")
+        .hint("call calibrate, which runs the model over it, in place of postprocess_model");
   quantize_in_place(model, state_->plan, context, state_->observer);
   state_->converted = true;
   tie(model);

@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <memory>
 
 #include "cli/program.h"
+#include "graft/quantizer.h"
 
 namespace graft::cli {
 namespace {
@@ -11,8 +13,32 @@ struct Arguments {
   std::string model, output, dtype;
   std::uint64_t shard_bytes = WriteOptions{}.shard_bytes;
   bool overwrite = false, ignore_config = false;
+  std::string calibration;
+  CalibrationSize size;
   MethodOptions method;
 };
+
+/// The ids of --calibration FILE, or of graft's own text where the method cannot do without.
+at::Tensor calibration_ids(Program& program, const Checkpoint& checkpoint,
+                           const LoadOptions& options, const Arguments& given) {
+  std::filesystem::path file = given.calibration;
+  if (file.empty()) {
+    const Plan plan = program.host().plan(checkpoint, options);
+    const bool needed = std::any_of(plan.entries.begin(), plan.entries.end(), [](const auto& entry) {
+      return entry.action == Action::quantize &&
+             entry.quantizer->calibration(*entry.config) == CalibrationUse::required;
+    });
+    if (!needed) return {};
+    file = default_calibration_file();
+    program.context().say(LogLevel::info, "calibrate",
+                          "with the text that comes with graft; --calibration FILE takes another");
+  }
+  auto ids = read_calibration_file(checkpoint.folder(), file, given.size);
+  program.context().say(LogLevel::info, "calibrate",
+                        std::to_string(ids.size(0)) + " samples of " +
+                            std::to_string(ids.size(1)) + " tokens from " + file.string());
+  return ids;
+}
 
 void run(Program& program, const Arguments& given) {
   const auto start = std::chrono::steady_clock::now();
@@ -38,6 +64,7 @@ void run(Program& program, const Arguments& given) {
         .at(quote((folder / "config.json").string()))
         .hint("quantize the dense model it was made from");
   { const FolderWriter refuses_early(given.output, write, {folder}); }
+  options.calibration = calibration_ids(program, checkpoint, options, given);
   const auto loaded = program.host().load(checkpoint, options);
   program.host().save(loaded, given.output, write);
   const double took =
@@ -51,6 +78,8 @@ void run(Program& program, const Arguments& given) {
     result.set("bytes_after", static_cast<std::int64_t>(plan.bytes_after()));
     result.set("bits_per_weight", plan.bits_per_weight());
     result.set("seconds", took);
+    result.set("calibration",
+               loaded.calibration.empty() ? Value() : to_value(loaded.calibration));
     program.print_json(result);
     return;
   }
@@ -73,6 +102,15 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_flag("--overwrite", given->overwrite, "Replace OUT when it is a model folder");
   verb->add_flag("--ignore-quantization-config", given->ignore_config,
                  "Take the model for dense whatever its config says");
+  verb->add_option("--calibration", given->calibration,
+                   "Text to quantize by: plain, .jsonl with \"text\", or .safetensors with "
+                   "input_ids; default where a method needs one: graft's own");
+  verb->add_option("--samples", given->size.samples, "Of calibration text, at most")
+      ->capture_default_str()
+      ->check(at_least_one());
+  verb->add_option("--seq-len", given->size.length, "Tokens of a sample")
+      ->capture_default_str()
+      ->check(at_least_one());
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft quantize models/SmolLM2-135M-Instruct models/quantized --method METHOD");
   verb->callback([given, &program] { run(program, *given); });

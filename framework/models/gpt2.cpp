@@ -169,7 +169,7 @@ struct Gpt2LmHeadModel : Model {
 
   at::Tensor forward(const Batch& batch) override {
     auto x = transformer->hidden(batch);
-    if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1);
+    if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
     return lm_head->forward(x);
   }
 

@@ -22,6 +22,12 @@ struct WideRmsNorm : nn::Unary {
     return (wide * scale * (weight.to(at::kFloat) + offset_)).to(x.scalar_type());
   }
 
+  at::Tensor divide_output(const at::Tensor& divisor) override {
+    const auto before = weight.to(at::kFloat) + offset_;
+    set_tensor("weight", (before / divisor - offset_).to(weight.scalar_type()));
+    return nn::really_divided(before, weight.to(at::kFloat) + offset_, divisor);
+  }
+
   at::Tensor weight;
 
  private:

@@ -160,7 +160,7 @@ struct LlamaForCausalLM : Model, GraphedDecoder {
 
   at::Tensor forward(const Batch& batch) override {
     auto x = model->forward(batch);
-    if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1);
+    if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
     return lm_head->forward(x);
   }
 

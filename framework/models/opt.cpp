@@ -168,7 +168,7 @@ struct OptForCausalLM : Model {
 
   at::Tensor forward(const Batch& batch) override {
     auto x = model->decoder->hidden(batch);
-    if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1);
+    if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
     return lm_head->forward(x);
   }
 

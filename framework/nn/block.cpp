@@ -18,6 +18,7 @@ std::string shape_text(at::IntArrayRef shape) {
 Block::Block(std::string class_name) : torch::nn::Module(std::move(class_name)) {}
 Block::~Block() = default;
 Unary::~Unary() = default;
+torch::Tensor Unary::divide_output(const torch::Tensor&) { return {}; }
 Experts::~Experts() = default;
 
 void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Module> next) {

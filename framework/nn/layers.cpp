@@ -5,8 +5,15 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/where.h>
+#include <ATen/TensorOperators.h>
 
 namespace graft::nn {
+
+torch::Tensor really_divided(const torch::Tensor& before, const torch::Tensor& after,
+                             const torch::Tensor& asked) {
+  return at::where(after == 0, asked, before / after);
+}
 
 Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool has_bias,
                const at::TensorOptions& options)
@@ -54,6 +61,12 @@ torch::Tensor RmsNorm::forward(const torch::Tensor& x) {
   return weight * (wide * scale).to(x.scalar_type());
 }
 
+torch::Tensor RmsNorm::divide_output(const torch::Tensor& divisor) {
+  const auto before = weight.to(at::kFloat);
+  set_tensor("weight", (before / divisor).to(weight.scalar_type()));
+  return really_divided(before, weight.to(at::kFloat), divisor);
+}
+
 LayerNorm::LayerNorm(std::int64_t width, double eps, const at::TensorOptions& options)
     : Unary("LayerNorm"), eps_(eps) {
   own("weight", weight, at::empty({width}, options));
@@ -64,6 +77,14 @@ LayerNorm::~LayerNorm() = default;
 
 torch::Tensor LayerNorm::forward(const torch::Tensor& x) {
   return at::layer_norm(x, {weight.size(0)}, weight, bias, eps_);
+}
+
+torch::Tensor LayerNorm::divide_output(const torch::Tensor& divisor) {
+  const auto before = weight.to(at::kFloat);
+  set_tensor("weight", (before / divisor).to(weight.scalar_type()));
+  const auto divided = really_divided(before, weight.to(at::kFloat), divisor);
+  set_tensor("bias", (bias.to(at::kFloat) / divided).to(bias.scalar_type()));
+  return divided;
 }
 
 }  // namespace graft::nn

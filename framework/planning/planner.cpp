@@ -63,7 +63,8 @@ class Planner {
         plan_.doubts.push_back("nobody uses the field " + quote(field) +
                                " of the quantization_config");
     if (request_.method.quantizer && !request_.pre_quantized &&
-        request_.method.quantizer->pre_quantized_by_default())
+        request_.method.quantizer->pre_quantized_by_default() &&
+        request_.method.quantizer->calibration(*request_.method.config) == CalibrationUse::none)
       plan_.notes.push_back("the plugin only loads models that " + plan_.method +
                             " has quantized: this plan of a dense one cannot be carried out");
     if (request_.method.quantizer && plan_.count(Action::quantize) == 0)

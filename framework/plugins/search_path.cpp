@@ -25,14 +25,14 @@ std::vector<fs::path> environment_folders() {
   return folders;
 }
 
+}  // namespace
+
 fs::path folder_of_libgraft() {
   Dl_info info{};
   std::error_code ignored;
   if (!dladdr(reinterpret_cast<const void*>(&plugin_folders), &info) || !info.dli_fname) return {};
   return fs::canonical(info.dli_fname, ignored).parent_path();
 }
-
-}  // namespace
 
 std::vector<PluginFolder> plugin_folders(const PluginSearch& search) {
   std::vector<PluginFolder> folders;

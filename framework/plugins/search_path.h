@@ -23,4 +23,7 @@ GRAFT_API std::vector<PluginFolder> plugin_folders(const PluginSearch& search);
 std::vector<std::filesystem::path> plugin_files(const std::filesystem::path& folder,
                                                 std::string& problem);
 
+/// Where libgraft.so is, links followed; rules, plugins and the calibration text lie beside it.
+std::filesystem::path folder_of_libgraft();
+
 }  // namespace graft

@@ -75,7 +75,7 @@ void check(const Model& model, std::span<const std::int64_t> prompt,
     throw Error(ErrorKind::usage, "a " + model.class_name() + " has no output head to write with")
         .hint("encoders embed text: graft embed");
   if (prompt.empty()) throw Error(ErrorKind::usage, "the prompt is empty");
-  check_ids(model, prompt);
+  require_in_vocabulary(model, prompt);
   if (!(options.temperature >= 0))
     throw Error(ErrorKind::usage, "the temperature must not be negative");
   if (!(options.top_p > 0 && options.top_p <= 1))

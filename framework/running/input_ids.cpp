@@ -8,7 +8,7 @@
 
 namespace graft {
 
-void check_ids(const Model& model, std::span<const std::int64_t> ids) {
+void require_in_vocabulary(const Model& model, std::span<const std::int64_t> ids) {
   const std::int64_t vocabulary = model.text_config().get_int("vocab_size", 0);
   for (std::size_t i = 0; i < ids.size(); ++i)
     if (const auto id = ids[i]; id < 0 || id >= vocabulary)
@@ -20,7 +20,7 @@ void check_ids(const Model& model, std::span<const std::int64_t> ids) {
 }
 
 at::Tensor input_ids(const Model& model, std::span<const std::int64_t> ids) {
-  check_ids(model, ids);
+  require_in_vocabulary(model, ids);
   auto out = at::empty({1, static_cast<std::int64_t>(ids.size())}, at::kLong);
   std::copy(ids.begin(), ids.end(), out.mutable_data_ptr<std::int64_t>());
   return out;

@@ -9,6 +9,7 @@
 #include "layouts.h"
 #include "linear.h"
 #include "settings.h"
+#include "solver.h"
 
 namespace graft::awq {
 namespace {
@@ -225,6 +226,14 @@ std::shared_ptr<nn::Block> AwqQuantizer::build(const ModuleSpec& spec,
 void AwqQuantizer::fill(nn::Block& module, const QuantConfig& config,
                         const Tensors& tensors) const {
   dynamic_cast<WQLinear&>(module).fill(tensors, own(config));
+}
+
+GroupResult AwqQuantizer::quantize(const ModuleGroup& group, const Context&) const {
+  return quantize_group(group);
+}
+
+at::Tensor AwqQuantizer::input_scales(const ModuleGroup& group, const Context&) const {
+  return find_input_scales(group);
 }
 
 Tensors AwqQuantizer::save(const nn::Block& module, const QuantConfig& config) const {

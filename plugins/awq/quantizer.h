@@ -25,6 +25,11 @@ class AwqQuantizer : public Quantizer {
   std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                    const QuantConfig& config) const override;
   void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;
+  CalibrationUse calibration(const QuantConfig&) const override {
+    return CalibrationUse::required;
+  }
+  GroupResult quantize(const ModuleGroup& group, const Context& context) const override;
+  at::Tensor input_scales(const ModuleGroup& group, const Context& context) const override;
   Tensors save(const nn::Block& module, const QuantConfig& config) const override;
   at::Tensor dequantize(const nn::Block& module) const override;
 };

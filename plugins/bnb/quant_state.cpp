@@ -202,37 +202,52 @@ QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool d
     throw Error(ErrorKind::model, "the weight holds NaN or infinity, so it has no absmax")
         .hint("look for the broken tensor with `graft verify`");
 
+  return with_quant_state(packed, absmax, weight, type,
+                          double_quant ? std::optional(nest_absmax(absmax)) : std::nullopt,
+                          storage);
+}
+
+NestedAbsmax nest_absmax(const at::Tensor& absmax) {
+  const std::int64_t blocks = absmax.numel();
+  NestedAbsmax out;
+  const auto offset = at::mean(absmax);
+  const auto centred = absmax - offset;
+  out.offset = offset.item<float>();
+  out.codes = at::empty({blocks}, at::kByte);
+  out.nested = at::empty({blocks_of(blocks, kNestedBlock)}, at::kFloat);
+  quantize_nested(centred.const_data_ptr<float>(), blocks,
+                  out.codes.mutable_data_ptr<std::uint8_t>(), out.nested.mutable_data_ptr<float>());
+  out.absmax = at::empty({blocks}, at::kFloat);
+  dequantize_nested(out.codes.const_data_ptr<std::uint8_t>(), blocks, dynamic_map().data(),
+                    out.nested.const_data_ptr<float>(), kNestedBlock, out.offset,
+                    out.absmax.mutable_data_ptr<float>());
+  return out;
+}
+
+QuantizedWeight with_quant_state(const at::Tensor& packed, const at::Tensor& absmax,
+                                 const at::Tensor& weight, QuantType type,
+                                 const std::optional<NestedAbsmax>& nested,
+                                 at::ScalarType storage) {
   QuantizedWeight out;
-  out.state = {type, kBlock, weight.scalar_type(), as_tensor(code_table(type)), absmax};
+  out.state = {type, kBlock, weight.scalar_type(), as_tensor(code_table(type)),
+               nested ? nested->absmax : absmax};
   Value json;
   json.set("quant_type", kTypeWords[type == QuantType::fp4]);
   json.set("blocksize", kBlock);
   json.set("dtype", std::string(dtype_word(weight.scalar_type())));
   json.set("shape", Value::Array{weight.size(0), weight.size(1)});
   out.stored.set("weight", stored_as(packed, storage));
-  if (!double_quant) {
+  if (!nested) {
     out.stored.set("weight.absmax", absmax);
-    out.stored.set("weight.quant_map", out.state.table);
   } else {
-    const auto offset = at::mean(absmax);
-    const auto centred = absmax - offset;
-    auto codes = at::empty({blocks}, at::kByte);
-    auto nested = at::empty({blocks_of(blocks, kNestedBlock)}, at::kFloat);
-    quantize_nested(centred.const_data_ptr<float>(), blocks, codes.mutable_data_ptr<std::uint8_t>(),
-                    nested.mutable_data_ptr<float>());
-    const auto map = as_tensor(dynamic_map());
     json.set("nested_blocksize", kNestedBlock);
     json.set("nested_dtype", "float32");
-    json.set("nested_offset", static_cast<double>(offset.item<float>()));
-    out.stored.set("weight.absmax", codes);
-    out.stored.set("weight.nested_absmax", nested);
-    out.stored.set("weight.nested_quant_map", map);
-    out.stored.set("weight.quant_map", out.state.table);
-    out.state.absmax = at::empty({blocks}, at::kFloat);
-    dequantize_nested(codes.const_data_ptr<std::uint8_t>(), blocks, map.const_data_ptr<float>(),
-                      nested.const_data_ptr<float>(), kNestedBlock, offset.item<float>(),
-                      out.state.absmax.mutable_data_ptr<float>());
+    json.set("nested_offset", static_cast<double>(nested->offset));
+    out.stored.set("weight.absmax", nested->codes);
+    out.stored.set("weight.nested_absmax", nested->nested);
+    out.stored.set("weight.nested_quant_map", as_tensor(dynamic_map()));
   }
+  out.stored.set("weight.quant_map", out.state.table);
   out.stored.set(blob_name(type), as_tensor(to_json(json)));
   return out;
 }

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "graft/module_spec.h"
 #include "graft/tensors.h"
 #include "kernels/code_tables.h"
@@ -37,6 +39,21 @@ struct QuantizedWeight {
 /// Packed bytes as a column of `storage` elements. Throws Error(usage) when they do not fill whole
 /// ones.
 at::Tensor stored_as(const at::Tensor& packed, at::ScalarType storage);
+
+/// absmax under double quantization, and what it then is.
+struct NestedAbsmax {
+  at::Tensor codes;   ///< [blocks] uint8
+  at::Tensor nested;  ///< [ceil(blocks / 256)] float32
+  float offset = 0;
+  at::Tensor absmax;  ///< [blocks] float32
+};
+NestedAbsmax nest_absmax(const at::Tensor& absmax);
+
+/// The checkpoint's tensors for `packed` [ceil(N * K / 2), 1] uint8 and `absmax`, of a dense `weight`
+/// [N, K] whose shape and dtype are noted.
+QuantizedWeight with_quant_state(const at::Tensor& packed, const at::Tensor& absmax,
+                                 const at::Tensor& weight, QuantType type,
+                                 const std::optional<NestedAbsmax>& nested, at::ScalarType storage);
 
 /// `weight` [N, K] float32, float16 or bfloat16, finite. `storage`: the type that the packed bytes
 /// are written as.

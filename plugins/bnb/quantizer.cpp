@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 
+#include "feedback.h"
 #include "graft/error.h"
 #include "kernels/cpu_level.h"
 #include "linear4bit.h"
@@ -204,19 +206,36 @@ void BnbQuantizer::fill(nn::Block& module, const QuantConfig&, const Tensors& te
   dynamic_cast<Linear4bit&>(module).fill(tensors);
 }
 
-GroupResult BnbQuantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+CalibrationUse BnbQuantizer::calibration(const QuantConfig& config) const {
+  return own(config).bits == 4 ? CalibrationUse::optional : CalibrationUse::none;
+}
+
+GroupResult BnbQuantizer::quantize(const ModuleGroup& group, const Context&) const {
   GroupResult result;
-  for (const auto& member : group) {
+  std::optional<WeightRounder> rounder;
+  for (const auto& member : group.members) {
     const auto& config = own(*member.config);
     const auto* given_bias = member.dense.find("bias");
     const auto bias = given_bias ? *given_bias : at::Tensor();
     auto module = build(member.spec, config);
     const auto& weight = member.dense.at("weight");
-    if (config.bits == 8)
+    if (config.bits == 8) {
       dynamic_cast<Linear8bitLt&>(*module).quantize(weight, bias);
-    else
+    } else if (group.inputs.tokens > 0 && takes_feedback(member.spec.in_features)) {
+      if (!rounder) rounder.emplace(member.spec.in_features, group.inputs, feedback_options());
+      result.fallback = rounder->fallback();
+      dynamic_cast<Linear4bit&>(*module).fill(
+          result.fallback.empty()
+              ? feedback_weight(*rounder, weight, config.type, config.double_quant, config.storage)
+              : quantize_weight(weight, config.type, config.double_quant, config.storage),
+          bias);
+    } else {
+      if (group.inputs.tokens > 0)
+        result.fallback = "rows of " + std::to_string(member.spec.in_features) +
+                          " weights are not made of whole blocks";
       dynamic_cast<Linear4bit&>(*module).fill(
           quantize_weight(weight, config.type, config.double_quant, config.storage), bias);
+    }
     result.modules.push_back(std::move(module));
   }
   return result;

@@ -22,7 +22,8 @@ class BnbQuantizer : public Quantizer {
   std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                    const QuantConfig& config) const override;
   void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;
-  GroupResult quantize(std::span<const GroupMember> group, const Context& context) const override;
+  CalibrationUse calibration(const QuantConfig& config) const override;
+  GroupResult quantize(const ModuleGroup& group, const Context& context) const override;
   Tensors save(const nn::Block& module, const QuantConfig& config) const override;
   at::Tensor dequantize(const nn::Block& module) const override;
 };

@@ -6,6 +6,7 @@
 #include "kernels/format.h"
 #include "linear.h"
 #include "settings.h"
+#include "solver.h"
 
 namespace graft::gptq {
 namespace {
@@ -50,6 +51,13 @@ std::vector<OptionSpec> GptqQuantizer::options() const {
        {},
        {}},
       {"zero_point", "--asym", Type::boolean, false, "Zero points of their own", {}, {}},
+      {"damp_percent",
+       "--damp",
+       Type::number,
+       0.05,
+       "Share of the mean diagonal of H that is added to it; default 0.05",
+       {},
+       {}},
       {"checkpoint_format",
        "--format",
        Type::text,
@@ -136,6 +144,10 @@ std::shared_ptr<nn::Block> GptqQuantizer::build(const ModuleSpec& spec,
 void GptqQuantizer::fill(nn::Block& module, const QuantConfig& config,
                          const Tensors& tensors) const {
   dynamic_cast<QuantLinear&>(module).fill(tensors, own(config));
+}
+
+GroupResult GptqQuantizer::quantize(const ModuleGroup& group, const Context&) const {
+  return quantize_group(group);
 }
 
 Tensors GptqQuantizer::save(const nn::Block& module, const QuantConfig& config) const {

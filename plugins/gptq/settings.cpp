@@ -163,6 +163,8 @@ std::shared_ptr<const GptqConfig> GptqConfig::parse(const Value& settings) {
   config->apply(settings);
   config->format = read_format(settings);
   config->static_groups = settings.get_bool("static_groups", false);
+  if (const Value* damping = settings.find("damp_percent"); damping && !damping->is_null())
+    config->damping = settings.get_double("damp_percent", config->damping);
   config->lm_head = settings.get_bool("lm_head", false);
   config->unmasked_zeros = writer_is_autogptq(settings);
   config->skip = settings.get_strings("modules_to_not_convert");
@@ -241,6 +243,8 @@ Value GptqConfig::describe() const {
   if (!out.find("quant_method")) out.set("quant_method", "gptq");
   if (!out.find("bits")) out.set("bits", bits);
   if (!out.find("group_size")) out.set("group_size", group_size);
+  if (!out.find("sym") && !out.find("zero_point")) out.set("sym", sym);
+  if (!out.find("desc_act")) out.set("desc_act", desc_act);
   return out;
 }
 

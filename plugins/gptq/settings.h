@@ -30,6 +30,7 @@ class GptqConfig : public QuantConfig {
 
   int bits = 4;
   std::int64_t group_size = 128;  ///< -1: one group
+  double damping = 0.05;          ///< damp_percent; only of making a file
   bool sym = true, desc_act = false, static_groups = false, lm_head = false;
   Format format = Format::v1;             ///< as the settings say, and as save() writes
   std::optional<Format> read_as;          ///< as the tensors turned out to be

@@ -65,9 +65,9 @@ std::shared_ptr<nn::Block> Rtn8Quantizer::build(const ModuleSpec& spec, const Qu
   return std::make_shared<Rtn8Linear>(spec);
 }
 
-GroupResult Rtn8Quantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+GroupResult Rtn8Quantizer::quantize(const ModuleGroup& group, const Context&) const {
   GroupResult result;
-  for (const auto& member : group) {
+  for (const auto& member : group.members) {
     auto module = std::make_shared<Rtn8Linear>(member.spec);
     module->quantize(member.dense);
     result.modules.push_back(std::move(module));

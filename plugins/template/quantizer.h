@@ -28,8 +28,7 @@ class Rtn8Quantizer : public graft::Quantizer {
                                          const graft::QuantConfig& config) const override;
   std::shared_ptr<graft::nn::Block> build(const graft::ModuleSpec& spec,
                                           const graft::QuantConfig& config) const override;
-  graft::GroupResult quantize(std::span<const graft::GroupMember> group,
-                              const graft::Context& context) const override;
+  graft::GroupResult quantize(const graft::ModuleGroup& group, const graft::Context& context) const override;
   at::Tensor dequantize(const graft::nn::Block& module) const override;
 };
 

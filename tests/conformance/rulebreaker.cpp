@@ -112,9 +112,9 @@ class Quantizer : public Rtn8Quantizer {
     Rtn8Quantizer::fill(module, config, all);
   }
 
-  GroupResult quantize(std::span<const GroupMember> group, const Context&) const override {
+  GroupResult quantize(const ModuleGroup& group, const Context&) const override {
     GroupResult result;
-    for (const auto& member : group) {
+    for (const auto& member : group.members) {
       auto module = std::make_shared<Linear>(member.spec);
       const auto& weight = member.dense.at("weight");
       Tensors dense = member.dense;

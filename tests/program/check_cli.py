@@ -67,8 +67,37 @@ with tempfile.TemporaryDirectory() as name:
     run("quantize", dense, dense / "sub", "--method", "rows8", *rows, code=1,
         says="output and input lie in each other")
     assert not (temporary / "o").exists() and not (dense / "sub").exists()
-    run("plan", dense, "--method", "awq", out="this plan of a dense one cannot be carried out")
-    assert "cannot be carried out" not in run("plan", dense, "--method", "bitsandbytes").stdout
+
+    # Calibration text, which some methods need and others do not take.
+    text = temporary / "text"
+    text.mkdir()
+    (text / "short.txt").write_text("a")
+    (text / "lines.jsonl").write_text('{"text": "one"}\n{"texts": "two"}\n')
+    spoken = temporary / "spoken"
+    shutil.copytree(dense, spoken)
+    shutil.copy(golden / "tokenizer/smollm/tokenizer.json", spoken)
+    gptq = ["--method", "gptq", "--group-size", "32"]
+    ids = dense / "reference.safetensors"
+    here = temporary / "o"
+    run("quantize", dense, here, *gptq, code=2, says="tokenizer.json")
+    run("quantize", spoken, here, *gptq, "--calibration", text / "none.txt", code=1,
+        says="the file cannot be read")
+    run("quantize", spoken, here, *gptq, "--calibration", text / "short.txt", code=1,
+        says="the calibration text is too short: expected at least 2 tokens")
+    run("quantize", spoken, here, *gptq, "--calibration", text / "lines.jsonl", code=2,
+        says=("line 2", "text"))
+    run("quantize", dense, here, *gptq, "--calibration", dense / "model.safetensors", code=1,
+        says="there is no tensor 'input_ids'")
+    run("quantize", dense, here, "--method", "bitsandbytes", "--quant-type", "int8",
+        "--calibration", ids, code=1, says="makes no use of calibration text")
+    run("quantize", dense, here, *gptq, "--calibration", ids, "--damp", "2", code=1,
+        says="'damp_percent'")
+    assert not here.exists()
+    made = as_json("quantize", dense, here, *gptq, "--calibration", ids, "--samples", "1")
+    groups = made["calibration"]["groups"]
+    assert sum(len(g["modules"]) for g in groups) == made["quantized"] == 14
+    assert all(g["relative_error"] > 0 and g["fallback"] is None for g in groups)
+    run("verify", here)
 
     # Options of a method that several plugins serve.
     special = ["--plugin-path", plugins / "special"]

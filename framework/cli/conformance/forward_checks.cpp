@@ -96,7 +96,7 @@ void not_finite_weights(const Tried& tried) {
       member.dense.set("weight", weight);
       std::shared_ptr<nn::Block> made;
       try {
-        made = subject.quantizer->quantize(std::span(&member, 1), {}).modules.at(0);
+        made = subject.quantizer->quantize({{member}, {}}, {}).modules.at(0);
       } catch (const Error&) {
         continue;  // refused, or it needs calibration
       }

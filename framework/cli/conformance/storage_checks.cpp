@@ -115,7 +115,7 @@ void inputs_untouched(const Tried& tried) {
     const GroupMember member = dense_member(subject, spec, 6);
     const auto weight = member.dense.at("weight").clone();
     try {
-      subject.quantizer->quantize(std::span(&member, 1), {});
+      subject.quantizer->quantize({{member}, {}}, {});
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::usage) throw;  // it needs calibration
     }

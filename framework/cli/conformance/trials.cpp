@@ -114,7 +114,7 @@ std::shared_ptr<nn::Block> filled_module(const Subject& subject, const ModuleSpe
   if (!support.yes) return nullptr;
   if (!subject.quantizer->pre_quantized_by_default()) try {
       const GroupMember member = dense_member(subject, spec, seed);
-      auto made = subject.quantizer->quantize(std::span(&member, 1), {});
+      auto made = subject.quantizer->quantize({{member}, {}}, {});
       if (made.modules.size() != 1 || !made.modules[0]) broken("quantize made no module");
       return made.modules[0];
     } catch (const Error& error) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "graft/calibration.h"
 #include "graft/checkpoint.h"
 #include "graft/context.h"
 #include "graft/error.h"
@@ -45,6 +46,9 @@ struct LoadOptions {
   /// For a quantized checkpoint of an architecture that graft does not have: the dense one it was
   /// made from, whose names tell the modules.
   std::optional<Checkpoint> structure;
+  /// Token ids [B, T] int64 of text to quantize a dense checkpoint by (graft/calibration.h);
+  /// undefined: none. All of it is in memory at once while each layer runs.
+  at::Tensor calibration;
   Context context;
 };
 
@@ -55,6 +59,7 @@ struct LoadedModel {
   Checkpoint checkpoint;      ///< where it came from
   QuantConfigPtr config;      ///< of the method; nullptr when nothing is quantized
   Value quantization_config;  ///< to write; null when nothing is quantized
+  std::vector<GroupReport> calibration{};  ///< what calibration did; empty: there was none
 };
 
 /// The host runtime: finds plugins, reads the registry, plans, converts, loads, saves. Holds no

@@ -4,7 +4,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "graft/calibration.h"
 #include "graft/checkpoint.h"
 #include "graft/context.h"
 #include "graft/model.h"
@@ -70,6 +72,11 @@ class GRAFT_API ModelQuantizer {
                     const Context& context = {});
   /// On the fly: converts the dense modules in memory, in place, each weight freed as it goes.
   void postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context = {});
+  /// postprocess_model with calibration text: `run` runs the model once over all of it as one batch,
+  /// and each module is quantized when its input comes by. The dense weights stay in memory until all
+  /// are done; when anything throws, the model is dense as before.
+  std::vector<GroupReport> calibrate(const std::shared_ptr<nn::Block>& model,
+                                     const std::function<void()>& run, const Context& context = {});
 
   /// Whether save() of every converted module gives a checkpoint that others read.
   bool is_serializable() const;

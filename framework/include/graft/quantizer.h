@@ -80,15 +80,32 @@ struct OptionSpec {
   bool for_loading = false;
 };
 
-/// Modules with one common input (q/k/v; gate/up; else one alone), quantized together.
+/// What calibration text showed of a module's input x [.., K].
+struct InputStatistics {
+  at::Tensor hessian;       ///< [K, K] float32, the mean of x x^T; undefined without tokens
+  std::int64_t tokens = 0;  ///< rows of x that were seen
+};
+
+/// How a method uses calibration text.
+enum class CalibrationUse { none, optional, required };
+
 struct GroupMember {
   ModuleSpec spec;
   QuantConfigPtr config;
   Tensors dense;  ///< "weight" [N, K], "bias" [N] when spec.bias; never written to
 };
 
+/// Modules with one common input (q/k/v; gate/up; else one alone), quantized together.
+struct ModuleGroup {
+  std::vector<GroupMember> members;
+  InputStatistics inputs;  ///< without tokens: nothing is known of the input
+};
+
 struct GroupResult {
   std::vector<std::shared_ptr<nn::Block>> modules;  ///< filled, in the order of the members
+  /// Why the statistics could not be used, where a plainer way stood in: "saw 3 tokens". Empty: they
+  /// were, or there were none.
+  std::string fallback{};
 };
 
 /// A method's logic, from a plugin. Stateless, const, thread-safe; lives as long as the process.
@@ -122,8 +139,11 @@ class GRAFT_API Quantizer {
   /// `config` with another of formats(); save() then writes that layout. Throws Error(usage).
   virtual QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const;
 
-  /// Whether the method needs a checkpoint that is quantized already (or calibration to make one).
+  /// Whether settings without a checkpoint's word for it are taken to describe a quantized one.
   virtual bool pre_quantized_by_default() const = 0;
+
+  /// What quantize() does with InputStatistics.
+  virtual CalibrationUse calibration(const QuantConfig& config) const;
 
   virtual Support supports(const ModuleSpec& spec, const QuantConfig& config) const = 0;
 
@@ -156,9 +176,15 @@ class GRAFT_API Quantizer {
   /// own tensors, under their names.
   virtual void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const;
 
-  /// Dense tensors to filled modules, without calibration. The default refuses: the method needs
-  /// it.
-  virtual GroupResult quantize(std::span<const GroupMember> group, const Context& context) const;
+  /// Dense tensors to filled modules. Where calibration() is `required` the host calls it without
+  /// statistics only for modules that no token of the text reached. The default refuses: the method
+  /// only loads.
+  virtual GroupResult quantize(const ModuleGroup& group, const Context& context) const;
+
+  /// What to divide the group's input by, channel by channel, and multiply its weights by, so that
+  /// they lose less in quantize(): [K] float32, positive; undefined: nothing. Only asked where the
+  /// module before can take the scales; quantize() then gets the changed weights and statistics.
+  virtual at::Tensor input_scales(const ModuleGroup& group, const Context& context) const;
 
   /// The tensors of a filled module in the layout that `config` describes: bit for bit those it was
   /// filled with when that is its own. Throws Error(usage) when they cannot be had in that layout
@@ -170,6 +196,6 @@ class GRAFT_API Quantizer {
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.
-inline constexpr const char* kQuantizerInterface = "graft.quantizer/1";
+inline constexpr const char* kQuantizerInterface = "graft.quantizer/2";
 
 }  // namespace graft

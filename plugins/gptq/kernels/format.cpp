@@ -32,6 +32,21 @@ void put_field(std::uint32_t* words, std::int64_t stride, std::int64_t index, in
   }
 }
 
+void pack_fields(const std::uint8_t* values, std::int64_t count, std::int64_t streams,
+                 std::int64_t stride, int bits, std::uint32_t* words) {
+  for (std::int64_t word = 0; word < words_for(count, bits); ++word)
+    for (std::int64_t s = 0; s < streams; ++s) words[word * stride + s] = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t bit = i * bits, word = bit / 32;
+    const int shift = static_cast<int>(bit % 32);
+    const std::uint8_t* from = values + i * stride;
+    std::uint32_t* to = words + word * stride;
+    for (std::int64_t s = 0; s < streams; ++s) to[s] |= std::uint32_t{from[s]} << shift;
+    if (shift + bits > 32)
+      for (std::int64_t s = 0; s < streams; ++s) to[stride + s] |= std::uint32_t{from[s]} >> (32 - shift);
+  }
+}
+
 void decode_zeros(const std::uint32_t* words, std::int64_t count, int bits, ZeroRule rule,
                   std::uint16_t* zeros) {
   const unsigned mask = (1U << bits) - 1U;

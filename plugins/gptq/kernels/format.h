@@ -26,6 +26,11 @@ inline unsigned field(const std::uint32_t* words, std::int64_t stride, std::int6
 void put_field(std::uint32_t* words, std::int64_t stride, std::int64_t index, int bits,
                unsigned value);
 
+/// Streams of `count` fields, each from bytes `stride` apart, as words `stride` apart, `streams` of
+/// both side by side: what pads the last words is zero.
+void pack_fields(const std::uint8_t* values, std::int64_t count, std::int64_t streams,
+                 std::int64_t stride, int bits, std::uint32_t* words);
+
 /// How a field of qzeros stands for the zero point z.
 enum class ZeroRule {
   plain,     ///< z: checkpoint_format gptq_v2

@@ -43,15 +43,15 @@ class FaultyQuantizer : public RowQuantizer {
     return RowQuantizer::build(spec, config);
   }
 
-  GroupResult quantize(std::span<const GroupMember> group, const Context& context) const override {
-    const Value& settings = settings_of(*group.front().config);
-    if (settings.get_string("where", "") == "quantize " + group.front().spec.path) {
+  GroupResult quantize(const ModuleGroup& group, const Context& context) const override {
+    const Value& settings = settings_of(*group.members.front().config);
+    if (settings.get_string("where", "") == "quantize " + group.members.front().spec.path) {
       const std::string fault = settings.get_string("fault", "");
       if (fault == "nothing") return {};
       if (fault == "meta")
-        return {{RowQuantizer::build(group.front().spec, *group.front().config)}};
+        return {{RowQuantizer::build(group.members.front().spec, *group.members.front().config)}};
     }
-    go_wrong(settings, "quantize " + group.front().spec.path);
+    go_wrong(settings, "quantize " + group.members.front().spec.path);
     return RowQuantizer::quantize(group, context);
   }
 

@@ -82,9 +82,9 @@ std::shared_ptr<nn::Block> RowQuantizer::build(const ModuleSpec& spec, const Qua
   return std::make_shared<RowLinear>(spec);
 }
 
-GroupResult RowQuantizer::quantize(std::span<const GroupMember> group, const Context&) const {
+GroupResult RowQuantizer::quantize(const ModuleGroup& group, const Context&) const {
   GroupResult result;
-  for (const auto& member : group) {
+  for (const auto& member : group.members) {
     const auto weight = member.dense.at("weight").to(at::kFloat);
     const auto scales = (weight.abs().amax(1) / 127).clamp_min(1e-30);
     Tensors filled{{"codes", (weight / scales.unsqueeze(1)).round().to(at::kChar)},

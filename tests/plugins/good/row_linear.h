@@ -37,7 +37,7 @@ class RowQuantizer : public Quantizer {
   std::vector<TensorSpec> tensors(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                    const QuantConfig& config) const override;
-  GroupResult quantize(std::span<const GroupMember> group, const Context& context) const override;
+  GroupResult quantize(const ModuleGroup& group, const Context& context) const override;
   at::Tensor dequantize(const nn::Block& module) const override;
 
  private:

@@ -10,6 +10,7 @@
 #include "graft/checkpoint.h"
 #include "graft/host.h"
 #include "temporary_folder.h"
+#include "thrown_by.h"
 
 namespace graft::test {
 
@@ -88,10 +89,6 @@ inline Value& settings_of(Value& config) {
   for (auto& [key, value] : config.as_object())
     if (key == "quantization_config") return value;
   throw std::runtime_error("no quantization_config");
-}
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace graft::test

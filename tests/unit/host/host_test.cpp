@@ -58,7 +58,7 @@ TEST_CASE("rules of the user's config directory win over installed ones") {
   const Plan plan = host.plan(Checkpoint::open(test::golden(kDense)),
                               with(R"({"quant_method":"bitsandbytes","load_in_8bit":true})"));
   std::size_t mine = 0;
-  for (const auto& entry : plan.entries) mine += contains(entry.reason, "mine.yaml:3");
+  for (const auto& entry : plan.entries) mine += entry.reason.find("mine.yaml:3") != std::string::npos;
   CHECK(mine == 2);
   CHECK(plan.count(Action::quantize) == 12);
 }

@@ -67,8 +67,7 @@ Tensors quantized(const std::string& settings, const ModuleSpec& spec, const at:
                   std::shared_ptr<nn::Block>* module = nullptr) {
   const auto& q = quantizer("bitsandbytes");
   const auto config = q.parse(parse_json(settings));
-  const GroupMember member{spec, config, {{"weight", weight}}};
-  const auto result = q.quantize(std::span(&member, 1), {});
+  const auto result = q.quantize({{{spec, config, {{"weight", weight}}}}, {}}, {});
   if (module) *module = result.modules.at(0);
   return q.save(*result.modules.at(0), *config);
 }

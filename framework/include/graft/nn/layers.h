@@ -4,6 +4,10 @@
 
 namespace graft::nn {
 
+/// What a divide_output reports: before / after, channel by channel; `asked` where both are zero.
+GRAFT_API torch::Tensor really_divided(const torch::Tensor& before, const torch::Tensor& after,
+                                       const torch::Tensor& asked);
+
 // The dense leaf modules. Constructed with TensorOptions: on meta they allocate nothing; elsewhere
 // their tensors are uninitialised until filled.
 
@@ -42,6 +46,7 @@ class GRAFT_API RmsNorm : public Unary {
   ~RmsNorm() override;
 
   torch::Tensor forward(const torch::Tensor& x) override;
+  torch::Tensor divide_output(const torch::Tensor& divisor) override;
 
   torch::Tensor weight;
 
@@ -56,6 +61,7 @@ class GRAFT_API LayerNorm : public Unary {
   ~LayerNorm() override;
 
   torch::Tensor forward(const torch::Tensor& x) override;
+  torch::Tensor divide_output(const torch::Tensor& divisor) override;
 
   torch::Tensor weight, bias;
 

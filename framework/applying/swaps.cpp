@@ -1,0 +1,77 @@
+#include "applying/swaps.h"
+
+#include <ATen/ATen.h>
+
+#include "graft/error.h"
+#include "graft/module_graph.h"
+
+namespace graft {
+
+Swaps::~Swaps() {
+  if (kept_) return;
+  for (auto done = done_.rbegin(); done != done_.rend(); ++done)
+    replace_at(root_, done->first, done->second);
+}
+
+void Swaps::swap(const std::string& path, const std::shared_ptr<torch::nn::Module>& next) {
+  done_.reserve(done_.size() + 1);
+  done_.emplace_back(path, replace_at(root_, path, next));
+}
+
+void Swaps::swap_everywhere(const PlanEntry& entry,
+                            const std::shared_ptr<torch::nn::Module>& next) {
+  swap(entry.spec.path, next);
+  for (const auto& path : entry.also) swap(path, next);
+}
+
+void tell(const Observer& observer, const PlanEntry& entry, const std::string& new_class) {
+  if (observer) observer(entry.spec.path, entry.spec.class_name, new_class, entry.spec.device);
+}
+
+nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path) {
+  if (path.empty()) return *root;
+  const auto [parent, name] = get_module_from_name(root, path);
+  const auto children = parent->named_children();
+  auto* block = dynamic_cast<nn::Block*>(children.find(name)->get());
+  if (!block) throw Error(ErrorKind::internal, "not a block").at(path);
+  return *block;
+}
+
+Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like) {
+  Tensors out;
+  for (const auto& planned : entry.tensors) {
+    auto tensor = read_planned(checkpoint, planned);
+    if (!planned.into) {
+      out.set(planned.name, std::move(tensor));
+      continue;
+    }
+    if (!out.find(planned.name))
+      for (const auto& [name, whole] : like->own_tensors())
+        if (name == planned.name) out.set(name, at::empty(whole.sizes(), tensor.options()));
+    planned.into->of(out.at(planned.name)).copy_(tensor);
+  }
+  return out;
+}
+
+at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
+}
+
+void check_made(const PlanEntry& entry, const std::shared_ptr<nn::Block>& made, bool on_meta) {
+  const auto defect = [&](const std::string& what) {
+    Error error(ErrorKind::plugin, "the plugin " + entry.plugin + " " + what);
+    return error.at(entry.spec.path)
+        .hint("this is a defect of the plugin: report it to its author, or run without it");
+  };
+  if (!made) throw defect("made no module");
+  if (class_name_of(*made) != entry.replacement)
+    throw defect("made another class than it announced")
+        .expected(entry.replacement)
+        .found(class_name_of(*made));
+  for (const auto& [name, tensor] : made->own_tensors())
+    if (tensor.is_meta() != on_meta)
+      throw defect(on_meta ? "built the tensor " + quote(name) + " off meta"
+                           : "left the tensor " + quote(name) + " on meta");
+}
+
+}  // namespace graft

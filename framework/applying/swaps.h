@@ -1,0 +1,51 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "graft/checkpoint.h"
+#include "graft/model_quantizer.h"
+#include "graft/nn/block.h"
+#include "graft/plan.h"
+#include "graft/tensors.h"
+
+namespace graft {
+
+/// Swaps modules and puts them back unless it is told to keep them.
+class Swaps {
+ public:
+  explicit Swaps(const std::shared_ptr<nn::Block>& root) : root_(root) {}
+  Swaps(const Swaps&) = delete;
+  Swaps& operator=(const Swaps&) = delete;
+  ~Swaps();
+
+  void swap(const std::string& path, const std::shared_ptr<torch::nn::Module>& next);
+  /// At each path of the entry.
+  void swap_everywhere(const PlanEntry& entry, const std::shared_ptr<torch::nn::Module>& next);
+  void keep() { kept_ = true; }
+
+ private:
+  std::shared_ptr<nn::Block> root_;
+  std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> done_;
+  bool kept_ = false;
+};
+
+void tell(const Observer& observer, const PlanEntry& entry, const std::string& new_class);
+
+/// Throws Error(internal) when there is no block.
+nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path);
+
+/// The tensors of an entry as the checkpoint has them; parts are joined as in `like`, which an entry
+/// without parts does not need.
+Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like);
+
+/// Floats take `dtype`; other types keep theirs.
+at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype);
+
+/// Checks what a plugin made in the place of `entry`: the class it announced, all on meta or nothing
+/// of it. Throws Error(plugin).
+void check_made(const PlanEntry& entry, const std::shared_ptr<nn::Block>& made, bool on_meta);
+
+}  // namespace graft

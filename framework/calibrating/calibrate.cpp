@@ -1,0 +1,264 @@
+#include "calibrating/calibrate.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "applying/swaps.h"
+#include "graft/error.h"
+#include "graft/module_graph.h"
+#include "graft/nn/unary.h"
+#include "plugins/call.h"
+#include "rounding/one_torch_thread.h"
+
+namespace graft {
+namespace {
+
+struct Member {
+  const PlanEntry* entry = nullptr;
+  std::shared_ptr<nn::Unary> dense;  ///< as it was in the model
+  std::shared_ptr<nn::Unary> made;
+};
+
+struct Group {
+  std::vector<Member> members;
+  std::string producer;
+  bool done = false;
+  at::Tensor input;    ///< the one it was done with, until all members have seen it
+  std::size_t seen = 0;
+  at::Tensor divisor;  ///< what the producer now divides by, and the input of this run lacks
+};
+
+class Job {
+ public:
+  Job(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint* checkpoint,
+      const Context& context)
+      : root_(root), plan_(plan), checkpoint_(checkpoint), context_(context), swaps_(root) {
+    std::map<std::string, std::pair<std::size_t, std::string>> grouped;  // path -> group, producer
+    if (const auto* model = dynamic_cast<const Model*>(root.get())) {
+      std::size_t number = 0;
+      for (const auto& group : model->input_groups()) {
+        for (const auto& path : group.modules) grouped[path] = {number, group.producer};
+        ++number;
+      }
+    }
+    std::map<std::pair<std::size_t, const Quantizer*>, std::size_t> known;
+    for (const auto& entry : plan.entries) {
+      if (entry.action != Action::quantize) continue;
+      std::size_t index = groups_.size();
+      std::string producer;
+      if (const auto found = grouped.find(entry.spec.path); found != grouped.end()) {
+        producer = found->second.second;
+        index = known.try_emplace({found->second.first, entry.quantizer}, index).first->second;
+      }
+      if (index == groups_.size()) {
+        groups_.emplace_back();
+        groups_.back().producer = producer;
+      }
+      groups_[index].members.push_back({&entry, nullptr, nullptr});
+    }
+  }
+
+  void install();
+  void finish(const Observer& observer);
+  at::Tensor answer(std::size_t group, std::size_t member, const at::Tensor& x);
+  std::vector<GroupReport> take_report() { return std::move(report_); }
+
+ private:
+  void quantize(Group& group, const at::Tensor& x);
+  Tensors dense_of(const Member& member) const;
+
+  std::shared_ptr<nn::Block> root_;
+  const Plan& plan_;
+  const Checkpoint* checkpoint_;
+  const Context& context_;
+  Swaps swaps_;
+  std::vector<Group> groups_;
+  std::size_t done_ = 0;
+  std::vector<GroupReport> report_;
+};
+
+/// Stands where a module of the plan was, and hands its input to the job.
+class Waiting : public nn::Unary {
+ public:
+  Waiting(const std::string& class_name, Job& job, std::size_t group, std::size_t member)
+      : Unary(class_name), job_(job), group_(group), member_(member) {}
+  at::Tensor forward(const at::Tensor& x) override { return job_.answer(group_, member_, x); }
+
+ private:
+  Job& job_;
+  std::size_t group_, member_;
+};
+
+void Job::install() {
+  for (std::size_t g = 0; g < groups_.size(); ++g)
+    for (std::size_t m = 0; m < groups_[g].members.size(); ++m) {
+      Member& member = groups_[g].members[m];
+      const auto& spec = member.entry->spec;
+      const auto [parent, name] = get_module_from_name(root_, spec.path);
+      member.dense = std::dynamic_pointer_cast<nn::Unary>(*parent->named_children().find(name));
+      if (!member.dense)
+        throw Error(ErrorKind::usage, "a " + spec.class_name +
+                                          " takes more than one input, so it cannot be calibrated")
+            .at(spec.path);
+      swaps_.swap_everywhere(*member.entry,
+                             std::make_shared<Waiting>(spec.class_name, *this, g, m));
+    }
+}
+
+Tensors Job::dense_of(const Member& member) const {
+  Tensors out;
+  const PlanEntry& entry = *member.entry;
+  if (checkpoint_) {
+    for (const auto& [name, tensor] : read_all(*checkpoint_, entry, member.dense.get()))
+      out.set(name, in_dtype(tensor, plan_.dtype));
+    return out;
+  }
+  for (const auto& [name, tensor] : member.dense->own_tensors())
+    out.set(name, in_dtype(entry.spec.input_major && name == "weight" ? tensor.t() : tensor,
+                           plan_.dtype));
+  return out;
+}
+
+/// tr(D H D^T) and tr(W H W^T).
+std::pair<double, double> losses(const at::Tensor& dense, const at::Tensor& quantized,
+                                 const at::Tensor& h) {
+  const auto w = dense.to(at::kFloat), d = w - quantized.to(at::kFloat);
+  const auto weighed = [&](const at::Tensor& rows) {
+    return (at::mm(rows, h) * rows).sum(at::kDouble).item<double>();
+  };
+  return {weighed(d), weighed(w)};
+}
+
+/// The module's answer, some rows at a time: what it needs in between is small then.
+at::Tensor in_pieces(nn::Unary& module, const at::Tensor& divisor, const at::Tensor& x) {
+  constexpr std::int64_t kRows = 2048;
+  const auto rows = x.reshape({-1, x.size(-1)});
+  if (rows.size(0) == 0) return module.forward(x);
+  at::Tensor out;
+  for (std::int64_t first = 0; first < rows.size(0); first += kRows) {
+    auto piece = rows.narrow(0, first, std::min(kRows, rows.size(0) - first));
+    if (divisor.defined()) piece = (piece / divisor).to(x.scalar_type());
+    const auto answer = module.forward(piece);
+    if (!out.defined()) out = at::empty({rows.size(0), answer.size(-1)}, answer.options());
+    out.narrow(0, first, piece.size(0)).copy_(answer);
+  }
+  auto sizes = x.sizes().vec();
+  sizes.back() = out.size(-1);
+  return out.view(sizes);
+}
+
+void Job::quantize(Group& group, const at::Tensor& x) {
+  context_.advance("calibrate", done_++, groups_.size());
+  const auto start = std::chrono::steady_clock::now();
+  const PlanEntry& first = *group.members.front().entry;
+  ModuleGroup given;
+  GroupReport row;
+  for (const auto& member : group.members) {
+    given.members.push_back({member.entry->spec, member.entry->config, dense_of(member)});
+    row.modules.push_back(member.entry->spec.path);
+  }
+  if (x.defined() && x.numel() > 0) {
+    given.inputs.tokens = row.tokens = x.numel() / x.size(-1);
+    given.inputs.hessian = second_moment(x);
+  }
+  const auto call = [&](auto&& what) { return call_plugin(first.plugin, first.spec.path, what); };
+  if (row.tokens > 0 && !group.producer.empty()) {
+    const auto scales =
+        call([&] { return first.quantizer->input_scales(given, context_); });
+    auto* producer = scales.defined()
+                         ? dynamic_cast<nn::Unary*>(&block_at(root_, group.producer))
+                         : nullptr;
+    if (producer) group.divisor = producer->divide_output(scales);
+    if (group.divisor.defined()) {
+      for (auto& member : given.members) {
+        const auto& weight = member.dense.at("weight");
+        member.dense.set("weight", weight.to(at::kFloat) * group.divisor);
+      }
+      given.inputs.hessian.div_(group.divisor).div_(group.divisor.unsqueeze(1));
+    }
+  }
+  auto result = call([&] { return first.quantizer->quantize(given, context_); });
+  if (result.modules.size() != group.members.size())
+    throw Error(ErrorKind::plugin, "the plugin " + first.plugin + " made another number of modules")
+        .at(first.spec.path)
+        .expected(std::to_string(group.members.size()))
+        .found(std::to_string(result.modules.size()));
+  double lost = 0, whole = 0;
+  for (std::size_t i = 0; i < group.members.size(); ++i) {
+    Member& member = group.members[i];
+    check_made(*member.entry, result.modules[i], /*on_meta=*/false);
+    member.made = std::dynamic_pointer_cast<nn::Unary>(result.modules[i]);
+    if (!member.made)
+      throw Error(ErrorKind::plugin, "the plugin " + first.plugin + " made no graft::nn::Unary")
+          .at(member.entry->spec.path);
+    if (row.tokens == 0) continue;
+    const auto dequantized = call([&] { return first.quantizer->dequantize(*member.made); });
+    const auto [l, w] =
+        losses(given.members[i].dense.at("weight"), dequantized, given.inputs.hessian);
+    lost += l;
+    whole += w;
+  }
+  if (row.tokens > 0) row.relative_error = whole > 0 ? lost / whole : 0;
+  row.fallback = result.fallback;
+  if (row.tokens == 0) row.fallback = "no token of the calibration text reached it";
+  group.done = true;
+  row.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!row.fallback.empty())
+    context_.say(LogLevel::warning, "calibrate", first.spec.path + ": " + row.fallback);
+  report_.push_back(std::move(row));
+}
+
+at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& x) {
+  Group& group = groups_[index];
+  Member& member = group.members[number];
+  if (!group.done) {
+    quantize(group, x);
+    group.input = x;
+  }
+  if (group.input.defined()) {
+    if (x.data_ptr() != group.input.data_ptr() || x.sizes() != group.input.sizes())
+      throw Error(ErrorKind::internal, "modules of one group have different inputs")
+          .at(member.entry->spec.path)
+          .hint("input_groups of the model's class is wrong: report it");
+    if (++group.seen == group.members.size()) group.input = at::Tensor();
+  }
+  return in_pieces(*member.made, group.divisor, x);
+}
+
+void Job::finish(const Observer& observer) {
+  for (auto& group : groups_)
+    if (!group.done) quantize(group, {});
+  context_.advance("calibrate", groups_.size(), groups_.size());
+  for (const auto& group : groups_)
+    for (const auto& member : group.members) swaps_.swap_everywhere(*member.entry, member.made);
+  swaps_.keep();
+  for (const auto& entry : plan_.entries)
+    if (entry.action == Action::quantize) tell(observer, entry, entry.replacement);
+}
+
+}  // namespace
+
+CalibrationUse use_of_calibration(const Plan& plan) {
+  auto strongest = CalibrationUse::none;
+  for (const auto& entry : plan.entries)
+    if (entry.action == Action::quantize)
+      strongest = std::max(strongest, entry.quantizer->calibration(*entry.config));
+  return strongest;
+}
+
+std::vector<GroupReport> quantize_calibrated(const std::shared_ptr<nn::Block>& root,
+                                             const Plan& plan, const Checkpoint* checkpoint,
+                                             const std::function<void()>& run,
+                                             const Context& context, const Observer& observer) {
+  const OneTorchThread guard;
+  Job job(root, plan, checkpoint, context);
+  job.install();
+  run();
+  job.finish(observer);
+  return job.take_report();
+}
+
+}  // namespace graft

@@ -1,0 +1,112 @@
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+
+#include "graft/calibration.h"
+#include "graft/checkpoint.h"
+#include "graft/error.h"
+#include "graft/tensors.h"
+#include "graft/tokenizer.h"
+#include "plugins/search_path.h"
+
+namespace graft {
+namespace fs = std::filesystem;
+namespace {
+
+std::string read_file(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream text;
+  if (in) text << in.rdbuf();
+  if (!in) throw Error(ErrorKind::usage, "the file cannot be read").at(quote(file.string()));
+  return text.str();
+}
+
+std::string text_of_lines(const std::string& lines) {
+  std::string out;
+  std::istringstream in(lines);
+  std::string line;
+  for (std::size_t number = 1; std::getline(in, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    try {
+      out += parse_json(line).at("text").as_string() + "\n";
+    } catch (Error& error) {
+      throw error.at("line " + std::to_string(number));
+    }
+  }
+  return out;
+}
+
+at::Tensor read_ids(const fs::path& file, std::int64_t samples) {
+  const Checkpoint input = Checkpoint::open_file(file);
+  const TensorInfo* info = input.find("input_ids");
+  if (!info) throw Error(ErrorKind::usage, "there is no tensor 'input_ids'");
+  if (info->dtype != Dtype::I64 || info->shape.size() != 2)
+    throw Error(ErrorKind::usage, "'input_ids' cannot be used")
+        .expected("[B, T] int64")
+        .found(std::to_string(info->shape.size()) + " dimensions of " +
+               std::string(name_of(info->dtype)));
+  auto ids = at::empty(info->shape, at::kLong);
+  input.read(*info, ids.mutable_data_ptr());
+  return ids.narrow(0, 0, std::min(samples, ids.size(0))).clone();
+}
+
+}  // namespace
+
+at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
+                           const CalibrationSize& size) {
+  auto ids = tokenizer.encode(text);
+  const auto all = static_cast<std::int64_t>(ids.size());
+  if (all < 2)
+    throw Error(ErrorKind::usage, "the calibration text is too short")
+        .expected("at least 2 tokens, better " + std::to_string(size.samples * size.length))
+        .found(std::to_string(all));
+  const auto length = std::min(size.length, all);
+  const auto samples = std::min(size.samples, all / length);
+  const auto step = all / samples;
+  auto out = at::empty({samples, length}, at::kLong);
+  for (std::int64_t i = 0; i < samples; ++i)
+    std::copy_n(ids.begin() + i * step, length, out.mutable_data_ptr<std::int64_t>() + i * length);
+  return out;
+}
+
+at::Tensor read_calibration_file(const fs::path& model_folder, const fs::path& file,
+                                 const CalibrationSize& size) {
+  try {
+    if (file.extension() == ".safetensors") return read_ids(file, size.samples);
+    const auto text = read_file(file);
+    return calibration_ids(Tokenizer::open(model_folder), file.extension() == ".jsonl" ? text_of_lines(text) : text,
+                           size);
+  } catch (Error& error) {
+    throw error.at("calibration file " + quote(file.string()));
+  }
+}
+
+fs::path default_calibration_file() {
+  const auto file = folder_of_libgraft() / "graft" / "text" / "calibration.txt";
+  std::error_code ignored;
+  if (!fs::is_regular_file(file, ignored))
+    throw Error(ErrorKind::resource, "the calibration text that comes with graft is not there")
+        .expected(quote(file.string()))
+        .hint("give a text of your own with --calibration FILE, or install graft again");
+  return file;
+}
+
+Value to_value(const std::vector<GroupReport>& report) {
+  Value::Array groups;
+  for (const auto& group : report) {
+    Value row;
+    row.set("modules", Value::Array(group.modules.begin(), group.modules.end()));
+    row.set("tokens", group.tokens);
+    row.set("relative_error", group.relative_error < 0 ? Value() : Value(group.relative_error));
+    row.set("fallback", group.fallback.empty() ? Value() : Value(group.fallback));
+    row.set("seconds", group.seconds);
+    groups.push_back(std::move(row));
+  }
+  Value out;
+  out.set("groups", std::move(groups));
+  return out;
+}
+
+}  // namespace graft

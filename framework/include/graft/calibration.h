@@ -1,0 +1,55 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "graft/export.h"
+#include "graft/value.h"
+
+namespace graft {
+
+class Tokenizer;
+
+/// What calibration did for modules that share an input.
+struct GroupReport {
+  std::vector<std::string> modules;
+  std::int64_t tokens = 0;  ///< rows of input that they saw
+  /// How far outputs are from those of the dense weights: tr(D H D^T) / tr(W H W^T) over the group,
+  /// D = W - quantized, H the second moment of the input. Negative: there were no tokens.
+  double relative_error = -1;
+  std::string fallback;  ///< why a plainer way was taken; empty: it was not
+  double seconds = 0;    ///< of quantizing, without the model's own forward
+};
+
+/// "groups", each with "modules", "tokens", "relative_error" (null without tokens), "fallback",
+/// "seconds".
+GRAFT_API Value to_value(const std::vector<GroupReport>& report);
+
+/// How much text is used.
+struct CalibrationSize {
+  std::int64_t samples = 32;  ///< at most
+  std::int64_t length = 512;  ///< tokens of each
+};
+
+/// Token ids [B, T] int64 of windows spread evenly over `text`, T = size.length, or all of a text
+/// that is shorter. Throws Error(usage) for a text of fewer than two tokens.
+GRAFT_API at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
+                                     const CalibrationSize& size);
+
+/// The same from a file: plain text, JSON lines with a field "text" (.jsonl), both by the tokenizer of
+/// `model_folder`, or a safetensors file with `input_ids` [B, T] int64, of which the first
+/// `size.samples` rows are taken as they are. Throws an Error naming the file.
+GRAFT_API at::Tensor read_calibration_file(const std::filesystem::path& model_folder,
+                                           const std::filesystem::path& file,
+                                           const CalibrationSize& size);
+
+/// The text that comes with graft, English of the public domain; beside libgraft. Throws
+/// Error(resource) when it is not there.
+GRAFT_API std::filesystem::path default_calibration_file();
+
+}  // namespace graft

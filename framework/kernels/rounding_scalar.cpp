@@ -1,0 +1,9 @@
+#include "kernels/rounding_strip.h"
+
+namespace graft::kernels {
+
+void round_strip_scalar(const RoundingProblem& problem, const RoundingGrid& grid, const Strip& strip) {
+  round_strip_here(problem, grid, strip);
+}
+
+}  // namespace graft::kernels

@@ -1,0 +1,130 @@
+#include "solver.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "graft/pool.h"
+#include "graft/rounding.h"
+#include "kernels/format.h"
+#include "layouts.h"
+#include "linear.h"
+#include "settings.h"
+
+namespace graft::awq {
+namespace {
+
+RoundingOptions options_of(const ModuleGroup& group) {
+  RoundingOptions options;
+  const auto& first = group.members.front();
+  options.group_size =
+      dynamic_cast<const AwqConfig&>(*first.config).group_of(first.spec.in_features);
+  return options;
+}
+
+WeightGrid grid_of(const GroupMember& member) {
+  WeightGrid grid;
+  grid.own_zeros = dynamic_cast<const AwqConfig&>(*member.config).zero_point;
+  grid.signed_scales = false;  // readers of AWQ fold scales into unsigned steps
+  grid.scale_dtype = member.spec.dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf;
+  return grid;
+}
+
+/// Rows of `matrix` times h, weighed by `matrix` again and summed: tr(M H M^T).
+double weighed(const at::Tensor& matrix, const at::Tensor& h) {
+  constexpr std::int64_t kRows = 128;
+  const std::int64_t chunks = (matrix.size(0) + kRows - 1) / kRows;
+  auto sums = at::zeros({chunks}, at::kDouble);
+  auto* out = sums.mutable_data_ptr<double>();
+  for_each_chunk(pool(), chunks, [&](std::int64_t i) {
+    const c10::InferenceMode guard;
+    const auto rows = matrix.narrow(0, i * kRows, std::min(kRows, matrix.size(0) - i * kRows));
+    out[i] = (at::mm(rows, h) * rows).sum(at::kDouble).item<double>();
+  });
+  return sums.sum().item<double>();
+}
+
+at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
+  const auto wide = [&](const at::Tensor& of_groups) {
+    return of_groups.to(at::kFloat)
+        .repeat_interleave(group_size, 1)
+        .narrow(1, 0, rounded.codes.size(1));
+  };
+  return (rounded.codes.to(at::kFloat) - wide(rounded.zeros)) * wide(rounded.scales);
+}
+
+}  // namespace
+
+GroupResult quantize_group(const ModuleGroup& group) {
+  GroupResult result;
+  const auto options = options_of(group);
+  const WeightRounder rounder(group.members.front().spec.in_features, group.inputs, options);
+  result.fallback = rounder.fallback();
+  for (const auto& member : group.members) {
+    const auto& config = dynamic_cast<const AwqConfig&>(*member.config);
+    const auto rounded = rounder.round(member.dense.at("weight"), grid_of(member));
+    const auto codes = rounded.codes.t().contiguous();  // [K, N]
+    Packed packed;
+    packed.qweight = at::empty({codes.size(0), codes.size(1) / 8}, at::kInt);
+    const auto* from = codes.const_data_ptr<std::uint8_t>();
+    auto* to = reinterpret_cast<std::uint32_t*>(packed.qweight.mutable_data_ptr<std::int32_t>());
+    for_each_chunk(pool(), codes.size(0), [&](std::int64_t k) {
+      pack_gemm(from + k * codes.size(1), codes.size(1), to + k * codes.size(1) / 8);
+    });
+    packed.scales = rounded.scales.t().contiguous();
+    packed.zeros = rounded.zeros.t().contiguous();
+    Tensors tensors = pack(packed, member.spec.out_features, options.group_size, config.version);
+    if (const auto* bias = member.dense.find("bias")) tensors.set("bias", *bias);
+    auto module = std::make_shared<WQLinear>(member.spec, config);
+    module->fill(tensors, config);
+    result.modules.push_back(std::move(module));
+  }
+  return result;
+}
+
+at::Tensor find_input_scales(const ModuleGroup& group) {
+  constexpr int kPowers = 9;  // 0, 0.1, ... 0.8
+  RoundingOptions options = options_of(group);
+  options.sweeps = 0;
+  options.thorough = false;
+  const auto& h = group.inputs.hessian;
+  const auto strength = h.diagonal().clamp_min(0).sqrt();
+  if (!h.isfinite().all().item<bool>() || strength.max().item<float>() <= 0) return {};
+  // As the rounder weighs it: less off the diagonal than the text shows.
+  auto weigher = h * (1 - options.shrinkage);
+  weigher.diagonal().copy_(h.diagonal());
+  double least = std::numeric_limits<double>::infinity();
+  at::Tensor best;
+  for (int i = 0; i < kPowers; ++i) {
+    at::Tensor scales;
+    if (i > 0) {
+      // Inputs that are nearly never there would be scaled without bound.
+      scales = (strength / strength.max()).clamp_min(1e-4).pow(0.1 * i);
+      scales = scales / (scales.max() * scales.min()).sqrt();
+    } else {
+      scales = at::ones_like(strength);
+    }
+    InputStatistics scaled{h / scales / scales.unsqueeze(1), group.inputs.tokens};
+    const WeightRounder rounder(strength.size(0), scaled, options);
+    if (!rounder.fallback().empty()) return {};
+    double lost = 0;
+    for (const auto& member : group.members) {
+      const auto weight = member.dense.at("weight").to(at::kFloat);
+      const auto rounded = rounder.round(weight * scales, grid_of(member));
+      lost += weighed(weight - dequantized(rounded, rounder.groups() == 1
+                                                         ? strength.size(0)
+                                                         : options.group_size) /
+                                   scales,
+                      weigher);
+    }
+    if (lost < least) {
+      least = lost;
+      best = i > 0 ? scales : at::Tensor();
+    }
+  }
+  return best;
+}
+
+}  // namespace graft::awq

@@ -1,0 +1,91 @@
+#include "solver.h"
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "graft/error.h"
+#include "graft/rounding.h"
+#include "kernels/format.h"
+#include "linear.h"
+#include "settings.h"
+
+namespace graft::gptq {
+namespace {
+
+RoundingOptions options_of(const GptqConfig& config, std::int64_t inputs) {
+  if (!(config.damping > 0 && config.damping < 1))
+    throw Error(ErrorKind::usage, "the damping cannot be used")
+        .at("field 'damp_percent'")
+        .expected("more than 0 and less than 1")
+        .found(std::to_string(config.damping));
+  RoundingOptions options;
+  options.group_size = config.group_of(inputs);
+  if (config.desc_act && !config.static_groups) options.order = RoundingOrder::activation;
+  options.damping = config.damping;
+  return options;
+}
+
+WeightGrid grid_of(const GptqConfig& config, at::ScalarType dtype) {
+  WeightGrid grid;
+  grid.bits = config.bits;
+  grid.own_zeros = !config.sym;
+  // AutoGPTQ reads a stored zero of -1 as 2^bits.
+  grid.least_zero = config.format == GptqConfig::Format::v1 ? 1 : 0;
+  grid.scale_dtype = dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf;
+  return grid;
+}
+
+at::Tensor packed(const at::Tensor& values, int bits) {
+  const auto flat = values.contiguous();
+  auto words = at::empty({words_for(flat.size(0), bits), flat.size(1)}, at::kInt);
+  pack_fields(flat.const_data_ptr<std::uint8_t>(), flat.size(0), flat.size(1), flat.size(1), bits,
+              reinterpret_cast<std::uint32_t*>(words.mutable_data_ptr<std::int32_t>()));
+  return words;
+}
+
+Tensors to_tensors(const RoundedWeight& rounded, const WeightRounder& rounder,
+                   const GptqConfig& config, std::int64_t inputs) {
+  // The zeros of a group are one stream along the outputs.
+  auto zeros = packed(rounded.zeros, config.bits).t().contiguous();
+  if (config.format == GptqConfig::Format::v1)
+    to_borrowed(reinterpret_cast<std::uint32_t*>(zeros.mutable_data_ptr<std::int32_t>()),
+                zeros.numel(), config.bits);
+  auto group_of = rounder.group_of();
+  if (!group_of.defined())
+    group_of = at::arange(inputs, at::kLong)
+                   .div(config.group_of(inputs), "floor")
+                   .to(at::kInt);
+  return {{"qweight", packed(rounded.codes.t(), config.bits)},
+          {"qzeros", zeros},
+          {"scales", rounded.scales.t().contiguous()},
+          {"g_idx", group_of}};
+}
+
+}  // namespace
+
+GroupResult quantize_group(const ModuleGroup& group) {
+  GroupResult result;
+  std::optional<WeightRounder> rounder;
+  const GptqConfig* prepared_for = nullptr;
+  for (const auto& member : group.members) {
+    const auto& config = dynamic_cast<const GptqConfig&>(*member.config);
+    const auto inputs = member.spec.in_features;
+    if (!rounder || config.group_of(inputs) != prepared_for->group_of(inputs) ||
+        config.desc_act != prepared_for->desc_act || config.damping != prepared_for->damping) {
+      rounder.emplace(inputs, group.inputs, options_of(config, inputs));
+      prepared_for = &config;
+      result.fallback = rounder->fallback();
+    }
+    const auto rounded =
+        rounder->round(member.dense.at("weight"), grid_of(config, member.spec.dtype));
+    Tensors tensors = to_tensors(rounded, *rounder, config, inputs);
+    if (const auto* bias = member.dense.find("bias")) tensors.set("bias", *bias);
+    auto module = std::make_shared<QuantLinear>(member.spec, config);
+    module->fill(tensors, config);
+    result.modules.push_back(std::move(module));
+  }
+  return result;
+}
+
+}  // namespace graft::gptq

@@ -1,0 +1,261 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <doctest/doctest.h>
+
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "../host/edited_folder.h"
+#include "calibrating/calibrate.h"
+#include "graft/module_graph.h"
+#include "graft/nn/layers.h"
+
+using namespace graft;
+using namespace graft::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path kGolden = GRAFT_TEST_DATA;
+
+TestHost& host() {
+  static TestHost instance;
+  return instance;
+}
+
+at::Tensor random_ids(const fs::path& folder, std::int64_t samples, std::int64_t length) {
+  const auto vocabulary = Checkpoint::open(folder).config().get_int("vocab_size", 0);
+  at::manual_seed(2);
+  return at::randint(vocabulary, {samples, length}, at::kLong);
+}
+
+LoadedModel calibrated(const fs::path& folder, const std::string& settings,
+                       const at::Tensor& ids = {}) {
+  LoadOptions options;
+  options.quantization_config = parse_json(settings);
+  options.dtype = at::kFloat;
+  options.calibration = ids.defined() ? ids : random_ids(folder, 4, 48);
+  return host().host->load(folder, options);
+}
+
+at::Tensor logits(const LoadedModel& loaded, const at::Tensor& ids) {
+  const c10::InferenceMode guard;
+  Batch batch;
+  batch.input_ids = ids;
+  return loaded.model->forward(batch);
+}
+
+std::string bytes_of(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream out;
+  out << in.rdbuf();
+  return out.str();
+}
+
+const fs::path kLlama = kGolden / "vectors/tiny_llama_dense_fp16";
+const fs::path kMoe = kGolden / "vectors/tiny_qwen3moe_dense_fp16";
+
+constexpr const char* kSettings[] = {
+    R"({"quant_method": "gptq", "bits": 4, "group_size": 32})",
+    R"({"quant_method": "gptq", "bits": 3, "group_size": 32, "sym": false})",
+    R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true})",
+    R"({"quant_method": "gptq", "bits": 8, "group_size": -1, "checkpoint_format": "gptq_v2"})",
+    R"({"quant_method": "awq", "bits": 4, "group_size": 32})",
+    R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"})",
+    R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_use_double_quant": true})"};
+
+}  // namespace
+
+TEST_CASE("a calibrated model is saved, and loads again as the same model") {
+  const auto ids = random_ids(kLlama, 2, 20);
+  LoadOptions dense;
+  dense.dtype = at::kFloat;
+  const auto reference = logits(host().host->load(kLlama, dense), ids);
+  for (const char* settings : kSettings) {
+    CAPTURE(settings);
+    const auto loaded = calibrated(kLlama, settings);
+    const auto here = logits(loaded, ids);
+    CHECK((here - reference).norm().item<double>() < 0.35 * reference.norm().item<double>());
+    const TemporaryFolder out;
+    host().host->save(loaded, out.path() / "m");
+    LoadOptions again;
+    again.dtype = at::kFloat;
+    const auto reloaded = host().host->load(out.path() / "m", again);
+    CHECK(reloaded.plan.pre_quantized);
+    CHECK(logits(reloaded, ids).equal(here));
+  }
+}
+
+TEST_CASE("each group of modules with one input is reported once, with what it lost") {
+  const auto loaded = calibrated(kLlama, kSettings[0]);
+  const auto layers = static_cast<std::size_t>(
+      Checkpoint::open(kLlama).config().get_int("num_hidden_layers", 0));
+  REQUIRE(loaded.calibration.size() == 4 * layers);
+  std::set<std::string> seen;
+  for (const auto& group : loaded.calibration) {
+    CHECK(group.tokens == 4 * 48);
+    CHECK(group.relative_error > 0);
+    CHECK(group.relative_error < 0.1);
+    CHECK(group.fallback.empty());
+    for (const auto& path : group.modules) CHECK(seen.insert(path).second);
+  }
+  CHECK(seen.size() == loaded.plan.count(Action::quantize));
+  CHECK(loaded.calibration.front().modules.size() == 3);
+  const Value value = to_value(loaded.calibration);
+  CHECK(value.at("groups").as_array().front().at("tokens").as_int() == 4 * 48);
+}
+
+TEST_CASE("calibration loses less than rounding to nearest on the text it saw") {
+  const auto ids = random_ids(kLlama, 4, 48);
+  const auto loss = [&](const char* settings, bool with_text) {
+    LoadOptions options;
+    options.quantization_config = parse_json(settings);
+    options.dtype = at::kFloat;
+    if (with_text) options.calibration = ids;
+    LoadOptions dense;
+    dense.dtype = at::kFloat;
+    const auto reference = logits(host().host->load(kLlama, dense), ids);
+    return (logits(host().host->load(kLlama, options), ids) - reference).norm().item<double>();
+  };
+  CHECK(loss(kSettings[5], true) < 0.9 * loss(kSettings[5], false));
+}
+
+TEST_CASE("experts are calibrated with the tokens they get, and those without any are named") {
+  const auto ids = random_ids(kMoe, 1, 1);
+  const auto loaded = calibrated(kMoe, kSettings[0], ids);
+  std::size_t without = 0, with = 0;
+  for (const auto& group : loaded.calibration) {
+    if (group.modules.front().find("experts") == std::string::npos) continue;
+    if (group.tokens == 0) {
+      ++without;
+      CHECK(group.fallback == "no token of the calibration text reached it");
+      CHECK(group.relative_error < 0);
+    } else {
+      ++with;
+      CHECK(group.fallback.empty());
+    }
+  }
+  CHECK(with > 0);
+  CHECK(without > 0);
+  CHECK(logits(loaded, ids).isfinite().all().item<bool>());
+}
+
+TEST_CASE("the same text gives the same bytes for any number of threads") {
+  const int before = at::get_num_threads();
+  for (const char* settings : {kSettings[0], kSettings[4], kSettings[6]}) {
+    CAPTURE(settings);
+    const TemporaryFolder out;
+    for (const int threads : {1, 2}) {
+      at::set_num_threads(threads);
+      host().host->save(calibrated(kLlama, settings), out.path() / std::to_string(threads));
+    }
+    CHECK(bytes_of(out.path() / "1/model.safetensors") ==
+          bytes_of(out.path() / "2/model.safetensors"));
+  }
+  at::set_num_threads(before);
+}
+
+TEST_CASE("every architecture can be calibrated") {
+  for (const auto& entry : fs::directory_iterator(kGolden / "arch")) {
+    if (!fs::exists(entry.path() / "config.json")) continue;
+    CAPTURE(entry.path().string());
+    const auto loaded = calibrated(
+        entry.path(), R"({"quant_method": "gptq", "bits": 4, "group_size": 16})",
+        random_ids(entry.path(), 2, 8));
+    CHECK(loaded.plan.count(Action::quantize) > 0);
+    std::size_t reached = 0;
+    for (const auto& group : loaded.calibration) reached += group.tokens > 0;
+    CHECK(reached > 0);
+    CHECK(logits(loaded, random_ids(entry.path(), 1, 8)).isfinite().all().item<bool>());
+  }
+}
+
+TEST_CASE("scales that move into a norm leave the model's function as it was") {
+  at::manual_seed(1);
+  const auto x = at::randn({6, 32});
+  const auto scales = at::rand({32}) + 0.5;
+  const auto check = [&](nn::Unary& norm) {
+    const auto before = norm.forward(x);
+    const auto divided = norm.divide_output(scales);
+    REQUIRE(divided.defined());
+    CHECK(at::allclose(norm.forward(x) * divided, before, 1e-5, 1e-6));
+  };
+  nn::RmsNorm rms("LlamaRMSNorm", 32, 1e-6, at::TensorOptions(at::kFloat));
+  rms.set_tensor("weight", at::randn({32}));
+  check(rms);
+  nn::LayerNorm layer(32, 1e-6, at::TensorOptions(at::kFloat));
+  layer.set_tensor("weight", at::randn({32}));
+  layer.set_tensor("bias", at::randn({32}));
+  check(layer);
+  nn::Linear linear(32, 32, false, at::TensorOptions(at::kFloat));
+  CHECK_FALSE(linear.divide_output(scales).defined());
+}
+
+TEST_CASE("what a norm divides by is what its rounded weight divides by") {
+  nn::RmsNorm norm("LlamaRMSNorm", 8, 1e-6, at::TensorOptions(at::kBFloat16));
+  norm.set_tensor("weight", at::ones({8}, at::kBFloat16));
+  const auto divided = norm.divide_output(at::full({8}, 1.003F));
+  CHECK(divided.equal(1 / norm.weight.to(at::kFloat)));
+}
+
+TEST_CASE("the second moment is the mean of x x^T") {
+  at::manual_seed(3);
+  const auto x = at::randn({3, 1500, 300});
+  const auto rows = x.view({-1, 300}).to(at::kDouble);
+  const auto expected = at::mm(rows.t(), rows) / 4500;
+  const auto found = second_moment(x);
+  CHECK(found.equal(found.t()));
+  CHECK(at::allclose(found.to(at::kDouble), expected, 1e-4, 1e-5));
+}
+
+TEST_CASE("a method that needs calibration text says so") {
+  LoadOptions options;
+  options.quantization_config = parse_json(kSettings[0]);
+  const auto error = thrown_by([&] { host().host->load(kLlama, options); });
+  CHECK(error.kind() == ErrorKind::usage);
+  CHECK(contains(error.what(), "the method 'gptq' needs calibration text"));
+  CHECK(contains(error.what(), "--calibration FILE"));
+}
+
+TEST_CASE("calibration text that cannot be used is refused") {
+  const auto message = [&](const at::Tensor& ids, const char* settings = kSettings[0]) {
+    return message_of([&] { calibrated(kLlama, settings, ids); });
+  };
+  CHECK(contains(message(at::full({1, 4}, 1 << 20, at::kLong)), "not in the model's vocabulary"));
+  CHECK(contains(message(at::zeros({4}, at::kLong)), "[B, T] int64, not empty"));
+  CHECK(contains(message(at::zeros({1, 0}, at::kLong)), "[B, T] int64, not empty"));
+  CHECK(contains(message(at::ones({1, 4}, at::kLong),
+                         R"({"quant_method": "bitsandbytes", "load_in_8bit": true})"),
+                 "makes no use of calibration text"));
+}
+
+TEST_CASE("a model in memory is calibrated step by step, and is as it was when that stops half-way") {
+  LoadOptions options;
+  options.dtype = at::kFloat;
+  auto loaded = host().host->load(kLlama, options);
+  const auto ids = random_ids(kLlama, 1, 12);
+  const auto before = logits(loaded, ids);
+  const auto run = [&] { logits(loaded, ids); };
+  auto quantizer = ModelQuantizer::from_config(*host().host, parse_json(kSettings[0]));
+  CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, run); }),
+                 "call set_pre_quantized(false) when the model is dense"));
+  quantizer.set_pre_quantized(false);
+  CHECK(contains(message_of([&] { quantizer.postprocess_model(loaded.model); }),
+                 "call calibrate, which runs the model over it"));
+  int left = 5;
+  Context context;
+  context.progress = [&](std::string_view, std::uint64_t, std::uint64_t) { return left-- > 0; };
+  const auto error = thrown_by([&] { quantizer.calibrate(loaded.model, run, context); });
+  CHECK((error.kind() == ErrorKind::interrupted));
+  CHECK(count(loaded.model, "QuantLinear") == 0);
+  CHECK(logits(loaded, ids).equal(before));
+  left = 1 << 20;
+  const auto report = quantizer.calibrate(loaded.model, run, context);
+  CHECK(report.size() == 8);
+  CHECK(count(loaded.model, "QuantLinear") == quantizer.plan().count(Action::quantize));
+  CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, run); }),
+                 "the model is converted already"));
+}
