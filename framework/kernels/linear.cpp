@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "kernels/row_products.h"
 #include "kernels/scratch.h"
 #include "kernels/slab.h"
 #include "kernels/tiles.h"
@@ -283,6 +284,65 @@ void run_blocks(Job& job, const LinearArgs& args, const graft_pool& pool) {
   }
 }
 
+/// The job of a call with m rows lies at the start of the prepared memory, its rows behind it.
+class PanelProduct final : public nn::RowProduct {
+ public:
+  PanelProduct(const PanelWeight& weight, const float* bias, Act act)
+      : weight_(weight), bias_(bias), few_(job(act, 1)), many_(job(act, kSlabFrom)) {}
+
+  std::int64_t in_features() const noexcept override { return weight_.shape.k; }
+  std::int64_t out_features() const noexcept override { return weight_.shape.n; }
+  std::int64_t most_rows() const noexcept override { return kRowsAtOnce; }
+  std::int64_t unit() const noexcept override { return kTilePanels * kPanelWidth; }
+  std::int64_t unit_bytes() const noexcept override {
+    return kTilePanels * weight_.shape.panel_bytes;
+  }
+
+  std::int64_t prepared_bytes(std::int64_t m) const noexcept override {
+    return kHead + sizes_of(weight_.shape, (m < kSlabFrom ? few_ : many_).act, m).total;
+  }
+
+  std::int64_t begin(std::int64_t m, std::byte* prepared) const noexcept override {
+    Job* job = new (prepared) Job(m < kSlabFrom ? few_ : many_);
+    place_rows(*job, prepared + kHead, m);
+    return row_tile_count(m, job->most_rows);
+  }
+
+  void prepare(const float* x, std::int64_t stride, std::int64_t part,
+               std::byte* prepared) const noexcept override {
+    thread_local Scratch scratch;
+    LinearArgs args{};
+    args.x = x;
+    args.x_stride = stride;
+    prepare_tile(*reinterpret_cast<const Job*>(prepared), args, 0, part,
+                 reinterpret_cast<float*>(scratch.at_least(scratch_bytes(weight_.shape))));
+  }
+
+  void compute(const std::byte* prepared, std::int64_t first, std::int64_t count, float* out,
+               std::int64_t stride) const noexcept override {
+    const Job& job = *reinterpret_cast<const Job*>(prepared);
+    run_panels(job, first / kPanelWidth, (count + kPanelWidth - 1) / kPanelWidth, out, stride);
+    if (!bias_) return;
+    for (std::int64_t r = 0; r < job.m; ++r)
+      for (std::int64_t i = 0; i < count; ++i) out[r * stride + i] += bias_[first + i];
+  }
+
+ private:
+  Job job(Act act, std::int64_t m) const {
+    LinearArgs args{};
+    args.weight = &weight_;
+    args.act = act;
+    args.m = m;
+    return make_job(cpu_level(), args, 1);
+  }
+
+  static constexpr std::int64_t kHead = (sizeof(Job) + 63) / 64 * 64;
+
+  PanelWeight weight_;
+  const float* bias_;
+  Job few_, many_;
+};
+
 }  // namespace
 
 void multiply_at(CpuLevel level, const LinearArgs& args, const graft_pool& pool) {
@@ -294,6 +354,11 @@ void multiply_at(CpuLevel level, const LinearArgs& args, const graft_pool& pool)
 
 void multiply(const LinearArgs& args, const graft_pool& pool) {
   multiply_at(cpu_level(), args, pool);
+}
+
+std::unique_ptr<nn::RowProduct> panel_product(const PanelWeight& weight, const float* bias,
+                                              Act act) {
+  return std::make_unique<PanelProduct>(weight, bias, act);
 }
 
 }  // namespace graft::kernels

@@ -7,6 +7,7 @@
 #include "graft/activations.h"
 #include "graft/error.h"
 #include "kernels/linear.h"
+#include "kernels/row_products.h"
 
 // Packed panels as tensors, for plugins' modules. The only header here that knows torch; kernel
 // sources do not include it.
@@ -102,6 +103,12 @@ inline at::Tensor multiply(const PanelTensors& weight, const at::Tensor& x, cons
   args.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
   multiply(args, pool);
   return y;
+}
+
+/// The same on plain memory.
+inline std::unique_ptr<nn::RowProduct> row_product(const PanelTensors& weight,
+                                                   const at::Tensor& bias, Act act) {
+  return panel_product(weight.view(), bias.defined() ? bias.const_data_ptr<float>() : nullptr, act);
 }
 
 }  // namespace graft::kernels

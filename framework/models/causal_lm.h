@@ -7,6 +7,7 @@
 
 #include "graft/model.h"
 #include "graft/nn/unary.h"
+#include "models/decoder_graph.h"
 #include "models/leaves.h"
 
 namespace graft {
@@ -24,9 +25,10 @@ void add_mlp_groups(std::vector<InputGroup>& groups, const std::string& path,
                     const std::string& norm);
 
 /// A decoder's body "model" and its output head "lm_head". Body has `hidden(batch)`, which gives
-/// [B, T, H], and `layers`, a SlotList whose members have `add_input_groups(groups, path)`.
+/// [B, T, H], and `layers`, a SlotList whose members have `add_input_groups(groups, path)`. If it
+/// has `describe(graph)`, its forward is a DecoderGraph where that returns true.
 template <class Body>
-class CausalLm : public Model {
+class CausalLm : public Model, public GraphedDecoder {
  public:
   CausalLm(std::string class_name, const Value& config, std::shared_ptr<Body> body,
            std::int64_t hidden_size, std::int64_t vocab_size, bool tied,
@@ -43,6 +45,14 @@ class CausalLm : public Model {
     auto x = model->hidden(batch);
     if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
     return finish(lm_head->forward(x));
+  }
+
+  std::optional<DecoderGraph> decoder_graph() override {
+    DecoderGraph graph;
+    graph.head = &*lm_head;
+    if constexpr (requires { model->describe(graph); })
+      if (model->describe(graph)) return graph;
+    return std::nullopt;
   }
 
   std::vector<TiedTensor> tied_tensors() const override {

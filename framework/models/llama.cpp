@@ -5,6 +5,7 @@
 #include "models/attention.h"
 #include "models/causal_lm.h"
 #include "models/config_fields.h"
+#include "models/decoder_graph.h"
 #include "models/model_table.h"
 #include "models/rope.h"
 
@@ -145,11 +146,12 @@ struct LlamaModel : Block {
   Slot<Unary> norm;
 };
 
-struct LlamaForCausalLM : Model {
+struct LlamaForCausalLM : Model, GraphedDecoder {
   LlamaForCausalLM(const Value& config, const LlamaConfig& c, const at::TensorOptions& o)
       : Model("LlamaForCausalLM", config),
         tied_(c.tied),
         grouped_values_(c.heads != c.kv_heads),
+        c_(c),
         model(*this, "model", std::make_shared<LlamaModel>(c, o)),
         lm_head(*this, "lm_head", linear(c.hidden_size, c.vocab_size, false, o)) {}
 
@@ -160,6 +162,21 @@ struct LlamaForCausalLM : Model {
     auto x = model->forward(batch);
     if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
     return lm_head->forward(x);
+  }
+
+  std::optional<DecoderGraph> decoder_graph() override {
+    DecoderGraph graph;
+    graph.take_sizes(c_);
+    graph.rope = &c_.rope;
+    graph.embedding = &*model->embed_tokens;
+    graph.norm = &*model->norm;
+    graph.head = &*lm_head;
+    for (std::size_t i = 0; i < model->layers.size(); ++i) {
+      auto& layer = model->layers[i];
+      graph.add_layer(*layer.self_attn, *layer.mlp, *layer.input_layernorm,
+                      *layer.post_attention_layernorm);
+    }
+    return graph;
   }
 
   std::vector<TiedTensor> tied_tensors() const override {
@@ -186,6 +203,7 @@ struct LlamaForCausalLM : Model {
   }
 
   bool tied_, grouped_values_;
+  LlamaConfig c_;
   Slot<LlamaModel> model;
   Slot<Unary> lm_head;
 };

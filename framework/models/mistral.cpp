@@ -86,6 +86,7 @@ struct MistralDecoderLayer : Block {
 struct MistralModel : Block {
   MistralModel(const MistralConfig& c, const at::TensorOptions& o)
       : Block("MistralModel"),
+        c_(c),
         rope_(c.rope),
         embed_tokens(*this, "embed_tokens", embedding(c.vocab_size, c.hidden_size, o)),
         layers(*this, "layers"),
@@ -102,6 +103,23 @@ struct MistralModel : Block {
     return norm->forward(x);
   }
 
+  bool describe(DecoderGraph& graph) {
+    graph.take_sizes(c_);
+    graph.rope = &rope_;
+    graph.embedding = &*embed_tokens;
+    graph.norm = &*norm;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      auto* mlp = dynamic_cast<GatedMlp*>(&*layers[i].mlp);
+      if (!mlp) return false;
+      auto& attention = *layers[i].self_attn;
+      auto& added = graph.add_layer(attention, *mlp, *layers[i].input_layernorm,
+                                    *layers[i].post_attention_layernorm);
+      added.window = c_.window;
+    }
+    return true;
+  }
+
+  MistralConfig c_;
   Rope rope_;
   Slot<Unary> embed_tokens;
   SlotList<MistralDecoderLayer> layers;

@@ -94,6 +94,7 @@ struct Qwen2DecoderLayer : Block {
 struct Qwen2Model : Block {
   Qwen2Model(const Qwen2Config& c, const at::TensorOptions& o)
       : Block("Qwen2Model"),
+        c_(c),
         rope_(c.rope),
         embed_tokens(*this, "embed_tokens", embedding(c.vocab_size, c.hidden_size, o)),
         layers(*this, "layers"),
@@ -110,6 +111,23 @@ struct Qwen2Model : Block {
     return norm->forward(x);
   }
 
+  bool describe(DecoderGraph& graph) {
+    graph.take_sizes(c_);
+    graph.rope = &rope_;
+    graph.embedding = &*embed_tokens;
+    graph.norm = &*norm;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      auto* mlp = dynamic_cast<GatedMlp*>(&*layers[i].mlp);
+      if (!mlp) return false;
+      auto& attention = *layers[i].self_attn;
+      auto& added = graph.add_layer(attention, *mlp, *layers[i].input_layernorm,
+                                    *layers[i].post_attention_layernorm);
+      added.window = c_.windowed[i] ? c_.window : 0;
+    }
+    return true;
+  }
+
+  Qwen2Config c_;
   Rope rope_;
   Slot<Unary> embed_tokens;
   SlotList<Qwen2DecoderLayer> layers;

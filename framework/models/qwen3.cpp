@@ -98,6 +98,7 @@ struct Qwen3DecoderLayer : Block {
 struct Qwen3Model : Block {
   Qwen3Model(const Qwen3Config& c, const at::TensorOptions& o)
       : Block("Qwen3Model"),
+        c_(c),
         rope_(c.rope),
         embed_tokens(*this, "embed_tokens", embedding(c.vocab_size, c.hidden_size, o)),
         layers(*this, "layers"),
@@ -114,6 +115,25 @@ struct Qwen3Model : Block {
     return norm->forward(x);
   }
 
+  bool describe(DecoderGraph& graph) {
+    graph.take_sizes(c_);
+    graph.rope = &rope_;
+    graph.embedding = &*embed_tokens;
+    graph.norm = &*norm;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      auto* mlp = dynamic_cast<GatedMlp*>(&*layers[i].mlp);
+      if (!mlp) return false;
+      auto& attention = *layers[i].self_attn;
+      auto& added = graph.add_layer(attention, *mlp, *layers[i].input_layernorm,
+                                    *layers[i].post_attention_layernorm);
+      added.q_norm = &*attention.q_norm;
+      added.k_norm = &*attention.k_norm;
+      added.window = c_.windowed[i] ? c_.window : 0;
+    }
+    return true;
+  }
+
+  Qwen3Config c_;
   Rope rope_;
   Slot<Unary> embed_tokens;
   SlotList<Qwen3DecoderLayer> layers;

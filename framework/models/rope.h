@@ -24,6 +24,8 @@ class Rope {
   /// Tables of the positions [start, start + count), in `dtype` (computed in float32).
   RopeTables tables(std::int64_t start, std::int64_t count, at::ScalarType dtype,
                     at::Device device) const;
+  /// Whether a position has the same tables at every length.
+  bool fixed() const { return kind_ == Kind::fixed; }
 
   /// x [B, heads, T, head_dim], halves rotated ("rotate_half" of Transformers); what lies beyond
   /// the tables' width passes.

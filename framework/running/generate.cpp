@@ -11,13 +11,14 @@
 #include <sstream>
 
 #include "graft/error.h"
+#include "running/decoding_loop.h"
 #include "running/input_ids.h"
 
 namespace graft {
 namespace {
 
 /// Prompt tokens that go through the model at once: bounds the memory of a long prompt.
-constexpr std::int64_t kPromptChunk = 512;
+constexpr std::size_t kPromptChunk = 512;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -74,6 +75,7 @@ void check(const Model& model, std::span<const std::int64_t> prompt,
     throw Error(ErrorKind::usage, "a " + model.class_name() + " has no output head to write with")
         .hint("encoders embed text: graft embed");
   if (prompt.empty()) throw Error(ErrorKind::usage, "the prompt is empty");
+  require_in_vocabulary(model, prompt);
   if (!(options.temperature >= 0))
     throw Error(ErrorKind::usage, "the temperature must not be negative");
   if (!(options.top_p > 0 && options.top_p <= 1))
@@ -98,25 +100,29 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
   Generated out;
   if (options.max_new_tokens < 1) return out;
   const c10::InferenceMode guard;
-  KvCache cache(model.cache_layers());
+  const auto loop = DecodingLoop::of(model);
+  KvCache cache(loop ? 0 : model.cache_layers());
   Random random(options.seed);
-  const auto next_after = [&](const at::Tensor& ids) {
+  at::Tensor logits;
+  const auto logits_after = [&](std::span<const std::int64_t> ids) -> std::span<const float> {
+    if (loop) return loop->next(ids);
     Batch batch;
-    batch.input_ids = ids;
+    batch.input_ids = input_ids(model, ids);
     batch.cache = &cache;
     batch.last_logits_only = true;
-    const auto logits = model.forward(batch).to(at::kCPU, at::kFloat).contiguous();
-    const std::span<const float> row(
-        logits.const_data_ptr<float>() + logits.numel() - logits.size(-1),
-        static_cast<std::size_t>(logits.size(-1)));
+    logits = model.forward(batch).to(at::kCPU, at::kFloat).contiguous();
+    return {logits.const_data_ptr<float>() + logits.numel() - logits.size(-1),
+            static_cast<std::size_t>(logits.size(-1))};
+  };
+  const auto next_after = [&](std::span<const std::int64_t> ids) {
+    const auto row = logits_after(ids);
     return options.temperature > 0 ? sample(row, options, random) : most_likely(row);
   };
 
   auto start = std::chrono::steady_clock::now();
-  const auto ids = input_ids(model, prompt);
   std::int64_t next = 0;
-  for (std::int64_t done = 0; done < ids.size(1); done += kPromptChunk)
-    next = next_after(ids.narrow(1, done, std::min(kPromptChunk, ids.size(1) - done)));
+  for (std::size_t done = 0; done < prompt.size(); done += kPromptChunk)
+    next = next_after(prompt.subspan(done, std::min(kPromptChunk, prompt.size() - done)));
   out.prompt_seconds = seconds_since(start);
 
   start = std::chrono::steady_clock::now();
@@ -129,7 +135,7 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
       break;
     }
     if (static_cast<std::int64_t>(out.ids.size()) >= options.max_new_tokens) break;
-    next = next_after(input_ids(model, std::span(&next, 1)));
+    next = next_after(std::span(&next, 1));
   }
   out.decode_seconds = seconds_since(start);
   return out;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "kernels/panel_tensors.h"
 #include "layouts.h"
@@ -12,7 +13,7 @@ namespace graft::awq {
 /// precision. So dequantize() gives it, and float32 activations are multiplied with it. All others
 /// are multiplied from panels as graft::activations() says, with scales as stored and no rounding
 /// of W. GEMVFast offsets that are no zero points multiply dequantized, in the dtype of x.
-class WQLinear : public nn::Unary {
+class WQLinear : public nn::Unary, public nn::RowLinear {
  public:
   /// Everything on meta.
   WQLinear(const ModuleSpec& spec, const AwqConfig& config);
@@ -22,6 +23,7 @@ class WQLinear : public nn::Unary {
   void fill(const Tensors& tensors, const AwqConfig& config);
 
   at::Tensor forward(const at::Tensor& x) override;
+  std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
 
   /// The tensors in a layout; bit for bit those of fill() in the one they came in. Throws

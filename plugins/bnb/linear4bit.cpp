@@ -140,6 +140,13 @@ at::Tensor Linear4bit::forward(const at::Tensor& x) {
                            pool());
 }
 
+std::unique_ptr<nn::RowProduct> Linear4bit::row_product(at::ScalarType dtype) const {
+  const auto mode = static_cast<graft_activation_mode>(activations().mode());
+  const auto act = kernels::choose_act(mode, dtype);
+  if (!panels_.defined()) return nullptr;
+  return kernels::row_product(panels_, float_bias_, act);
+}
+
 void Linear4bit::describe(ModuleSpec& spec) const {
   Unary::describe(spec);
   spec.in_features = in_features_;

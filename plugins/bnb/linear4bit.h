@@ -1,5 +1,6 @@
 #pragma once
 
+#include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "kernels/panel_tensors.h"
 #include "quant_state.h"
@@ -11,7 +12,7 @@ namespace graft::bnb {
 /// inputs, which is everywhere in practice, the weight is packed into panels and multiplied as
 /// graft::activations() says; elsewhere it is dequantized for each call, in the settings' compute
 /// dtype or float32 when x is float32.
-class Linear4bit : public nn::Unary {
+class Linear4bit : public nn::Unary, public nn::RowLinear {
  public:
   /// Everything on meta.
   Linear4bit(const ModuleSpec& spec, at::ScalarType compute_dtype);
@@ -22,6 +23,7 @@ class Linear4bit : public nn::Unary {
   void fill(QuantizedWeight quantized, const at::Tensor& bias);
 
   at::Tensor forward(const at::Tensor& x) override;
+  std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
 
   /// The weight and its companions in the checkpoint's layout, bit for bit.

@@ -137,6 +137,13 @@ at::Tensor QuantLinear::forward(const at::Tensor& x) {
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
 }
 
+std::unique_ptr<nn::RowProduct> QuantLinear::row_product(at::ScalarType dtype) const {
+  const auto mode = static_cast<graft_activation_mode>(activations().mode());
+  const auto act = kernels::choose_act(mode, dtype);
+  if (!panels_.defined() || act == kernels::Act::f32) return nullptr;
+  return kernels::row_product(panels_, float_bias_, act);
+}
+
 void QuantLinear::describe(ModuleSpec& spec) const {
   Unary::describe(spec);
   spec.in_features = in_features_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "graft/tensors.h"
 #include "kernels/panel_tensors.h"
@@ -14,7 +15,7 @@ namespace graft::gptq {
 /// are multiplied from panels as graft::activations() says, with scales as stored and no rounding
 /// of W. Words that panels cannot hold multiply dequantized, in the dtype of x: where the last of
 /// them are not full, and where groups have other sizes than group_size.
-class QuantLinear : public nn::Unary {
+class QuantLinear : public nn::Unary, public nn::RowLinear {
  public:
   /// Everything on meta.
   QuantLinear(const ModuleSpec& spec, const GptqConfig& config);
@@ -24,6 +25,7 @@ class QuantLinear : public nn::Unary {
   void fill(const Tensors& tensors, const GptqConfig& config);
 
   at::Tensor forward(const at::Tensor& x) override;
+  std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
 
   /// The tensors as a checkpoint with zero points in `format` has them. Throws Error(usage) when

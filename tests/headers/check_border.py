@@ -27,7 +27,8 @@ with tempfile.TemporaryDirectory() as folder:
 lines = [revision]
 for name, size in re.findall(r"^Class (graft::[\w:]+)\n\s+size=(\d+)", text, re.MULTILINE):
     lines.append(f"{name}: {size} bytes")
-for header in ("quantizer.h", "quant_config.h", "nn/block.h", "nn/unary.h", "nn/experts.h"):
+for header in ("quantizer.h", "quant_config.h", "nn/block.h", "nn/unary.h", "nn/experts.h", "nn/row_product.h",
+               "nn/row_linear.h"):
     text = re.sub(r"//.*", "", (headers / "graft" / header).read_text())
     for function in re.findall(r"^  virtual ([^;{]+)", text, re.MULTILINE):
         lines.append(f"{header}: " + " ".join(function.replace("= 0", "").split()))

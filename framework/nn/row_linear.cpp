@@ -1,0 +1,7 @@
+#include "graft/nn/row_linear.h"
+
+namespace graft::nn {
+
+RowLinear::~RowLinear() = default;
+
+}  // namespace graft::nn
