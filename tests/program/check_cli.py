@@ -229,7 +229,7 @@ with tempfile.TemporaryDirectory() as name:
     config["quantization_config"] |= {"\x1b[2Jmore": "\x9b1m", "\x1b[3Jfewer": 1}
     (hostile / "config.json").write_text(json.dumps(config))
     (hostile / "quantize_config.json").write_text(json.dumps(settings | {"\x1b[2Jmore": "\x7f"}))
-    told = run("inspect", hostile, says="disagree")
+    told = run("inspect", hostile, out="disagree")
     loud = run("plan", hostile, "--log", log)
     for text in (told.stdout, told.stderr, loud.stdout, loud.stderr, log.read_text()):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), ascii(text)
