@@ -61,6 +61,15 @@ class Job {
     }
   }
 
+  /// Gives producers back the tensors they had, unless finish() came to its end.
+  ~Job() {
+    if (finished_) return;
+    for (auto done = divided_.rbegin(); done != divided_.rend(); ++done)
+      for (const auto& [name, tensor] : done->second) done->first->set_tensor(name, tensor);
+  }
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
   void install();
   void finish(const Observer& observer);
   at::Tensor answer(std::size_t group, std::size_t member, const at::Tensor& x);
@@ -77,6 +86,10 @@ class Job {
   Swaps swaps_;
   std::vector<Group> groups_;
   std::size_t done_ = 0;
+  bool finished_ = false;
+  /// Producers that divide their outputs, with the tensors they had before.
+  std::vector<std::pair<std::shared_ptr<nn::Unary>, std::vector<std::pair<std::string, at::Tensor>>>>
+      divided_;
   std::vector<GroupReport> report_;
 };
 
@@ -168,10 +181,16 @@ void Job::quantize(Group& group, const at::Tensor& x) {
   if (row.tokens > 0 && !group.producer.empty()) {
     const auto scales =
         call([&] { return first.quantizer->input_scales(given, context_); });
-    auto* producer = scales.defined()
-                         ? dynamic_cast<nn::Unary*>(&block_at(root_, group.producer))
-                         : nullptr;
-    if (producer) group.divisor = producer->divide_output(scales);
+    if (scales.defined()) {
+      const auto [parent, name] = get_module_from_name(root_, group.producer);
+      const auto producer =
+          std::dynamic_pointer_cast<nn::Unary>(*parent->named_children().find(name));
+      if (producer) {
+        auto before = producer->own_tensors();
+        group.divisor = producer->divide_output(scales);
+        if (group.divisor.defined()) divided_.emplace_back(producer, std::move(before));
+      }
+    }
     if (group.divisor.defined()) {
       for (auto& member : given.members) {
         const auto& weight = member.dense.at("weight");
@@ -235,6 +254,7 @@ void Job::finish(const Observer& observer) {
   for (const auto& group : groups_)
     for (const auto& member : group.members) swaps_.swap_everywhere(*member.entry, member.made);
   swaps_.keep();
+  finished_ = true;
   for (const auto& entry : plan_.entries)
     if (entry.action == Action::quantize) tell(observer, entry, entry.replacement);
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "graft/pool.h"
 #include "graft/rounding.h"
@@ -16,11 +17,10 @@
 namespace graft::awq {
 namespace {
 
-RoundingOptions options_of(const ModuleGroup& group) {
+RoundingOptions options_of(const GroupMember& member) {
   RoundingOptions options;
-  const auto& first = group.members.front();
   options.group_size =
-      dynamic_cast<const AwqConfig&>(*first.config).group_of(first.spec.in_features);
+      dynamic_cast<const AwqConfig&>(*member.config).group_of(member.spec.in_features);
   return options;
 }
 
@@ -59,12 +59,16 @@ at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
 
 GroupResult quantize_group(const ModuleGroup& group) {
   GroupResult result;
-  const auto options = options_of(group);
-  const WeightRounder rounder(group.members.front().spec.in_features, group.inputs, options);
-  result.fallback = rounder.fallback();
+  std::optional<WeightRounder> rounder;
+  RoundingOptions options;
   for (const auto& member : group.members) {
     const auto& config = dynamic_cast<const AwqConfig&>(*member.config);
-    const auto rounded = rounder.round(member.dense.at("weight"), grid_of(member));
+    if (const auto own = options_of(member); !rounder || own.group_size != options.group_size) {
+      options = own;
+      rounder.emplace(member.spec.in_features, group.inputs, options);
+      result.fallback = rounder->fallback();
+    }
+    const auto rounded = rounder->round(member.dense.at("weight"), grid_of(member));
     const auto codes = rounded.codes.t().contiguous();  // [K, N]
     Packed packed;
     packed.qweight = at::empty({codes.size(0), codes.size(1) / 8}, at::kInt);
@@ -86,7 +90,7 @@ GroupResult quantize_group(const ModuleGroup& group) {
 
 at::Tensor find_input_scales(const ModuleGroup& group) {
   constexpr int kPowers = 9;  // 0, 0.1, ... 0.8
-  RoundingOptions options = options_of(group);
+  RoundingOptions options = options_of(group.members.front());
   options.sweeps = 0;
   options.thorough = false;
   const auto& h = group.inputs.hessian;

@@ -72,7 +72,8 @@ GroupResult quantize_group(const ModuleGroup& group) {
     const auto& config = dynamic_cast<const GptqConfig&>(*member.config);
     const auto inputs = member.spec.in_features;
     if (!rounder || config.group_of(inputs) != prepared_for->group_of(inputs) ||
-        config.desc_act != prepared_for->desc_act || config.damping != prepared_for->damping) {
+        config.desc_act != prepared_for->desc_act ||
+        config.static_groups != prepared_for->static_groups || config.damping != prepared_for->damping) {
       rounder.emplace(inputs, group.inputs, options_of(config, inputs));
       prepared_for = &config;
       result.fallback = rounder->fallback();

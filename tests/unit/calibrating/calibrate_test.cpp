@@ -259,3 +259,31 @@ TEST_CASE("a model in memory is calibrated step by step, and is as it was when t
   CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, run); }),
                  "the model is converted already"));
 }
+
+TEST_CASE("norms that took scales give them back when calibration stops half-way") {
+  LoadOptions options;
+  options.dtype = at::kFloat;
+  auto loaded = host().host->load(kLlama, options);
+  const auto ids = random_ids(kLlama, 4, 48);
+  const auto before = logits(loaded, ids);
+  auto quantizer = ModelQuantizer::from_config(*host().host, parse_json(kSettings[4]), false);
+  std::size_t changed = 0;
+  const auto norms = [&] {
+    std::vector<at::Tensor> out;
+    for (const auto& entry : loaded.model->named_parameters())
+      if (entry.key().find("norm") != std::string::npos) out.push_back(entry.value());
+    return out;
+  };
+  const auto first = norms();
+  Context context;
+  context.progress = [&](std::string_view, std::uint64_t done, std::uint64_t) {
+    const auto now = norms();
+    for (std::size_t i = 0; i < now.size(); ++i) changed += !now[i].equal(first[i]);
+    return done < 7;
+  };
+  const auto error =
+      thrown_by([&] { quantizer.calibrate(loaded.model, [&] { logits(loaded, ids); }, context); });
+  CHECK((error.kind() == ErrorKind::interrupted));
+  CHECK(changed > 0);  // or the test would show nothing
+  CHECK(logits(loaded, ids).equal(before));
+}
