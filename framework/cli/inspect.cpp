@@ -34,7 +34,7 @@ std::string kept_matrices(const Plan& plan) {
 }
 
 void print_lines(const char* title, const std::vector<std::string>& lines) {
-  for (const auto& line : lines) std::printf("%-10s %s\n", title, line.c_str());
+  for (const auto& line : lines) std::printf("%-10s %s\n", title, printable(line).c_str());
 }
 
 void print_list(const char* title, const std::vector<std::string>& items) {
@@ -42,7 +42,7 @@ void print_list(const char* title, const std::vector<std::string>& items) {
   std::printf("%-10s", title);
   if (items.empty()) std::printf(" none");
   for (std::size_t i = 0; i < items.size() && i < kShown; ++i)
-    std::printf("%s%s", i ? ", " : " ", items[i].c_str());
+    std::printf("%s%s", i ? ", " : " ", printable(items[i]).c_str());
   if (items.size() > kShown) std::printf(" and %zu more", items.size() - kShown);
   std::printf("\n");
 }
@@ -111,7 +111,7 @@ void run(Program& program, const std::string& argument) {
                      (declared ? "    config.json" : "    a file beside config.json"))
                         .c_str());
   print_lines("detected", plan.detected);
-  if (!plan.refusal.empty()) std::printf("detected   ! %s\n", plan.refusal.c_str());
+  if (!plan.refusal.empty()) std::printf("detected   ! %s\n", printable(plan.refusal).c_str());
   const std::string kept = kept_matrices(plan);
   std::printf("coverage   quantized %zu modules, %.1f %% of bytes | kept %zu modules%s%s\n",
               plan.count(Action::quantize), share, plan.count(Action::keep),

@@ -41,7 +41,7 @@ void print(const Plan& plan) {
   const auto list = [](const char* title, const std::vector<std::string>& items) {
     if (items.empty()) return;
     std::printf("%s %zu:", title, items.size());
-    for (std::size_t i = 0; i < items.size() && i < 8; ++i) std::printf(" %s", items[i].c_str());
+    for (std::size_t i = 0; i < items.size() && i < 8; ++i) std::printf(" %s", printable(items[i]).c_str());
     std::printf("%s\n", items.size() > 8 ? " ..." : "");
   };
   list("missing", plan.missing);
@@ -52,7 +52,7 @@ void print(const Plan& plan) {
                 quote(plan.unloaded.front().source).c_str(), plan.unloaded.front().reason.c_str(),
                 plan.unloaded.size() > 1 ? " ..." : "");
   list("unmatched", plan.unmatched);
-  for (const auto& note : plan.notes) std::printf("note   %s\n", note.c_str());
+  for (const auto& note : plan.notes) std::printf("note   %s\n", printable(note).c_str());
 }
 
 void run(Program& program, const Arguments& given) {

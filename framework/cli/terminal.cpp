@@ -32,14 +32,13 @@ const char* word(LogLevel level) {
   return "";
 }
 
-/// A message may carry text of a file or a plugin: nothing in it may act on the terminal.
+}  // namespace
+
 std::string printable(std::string_view text) {
   constexpr std::size_t kLongest = 100'000;
   const std::string quoted = quote(text, kLongest);
   return quoted.substr(1, quoted.size() - 2);
 }
-
-}  // namespace
 
 void watch_interrupts() {
   struct sigaction action {};

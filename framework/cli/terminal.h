@@ -30,6 +30,10 @@ class Terminal {
   std::chrono::steady_clock::time_point stage_start_{}, last_draw_{};
 };
 
+/// A line of a message or report, which may carry text of a file or a plugin: nothing in it may act on
+/// the terminal.
+std::string printable(std::string_view text);
+
 /// From now on Ctrl-C sets a flag, a second one ends the program.
 void watch_interrupts();
 bool interrupted();

@@ -174,9 +174,9 @@ void run(Program& program, const Arguments& given) {
       std::printf("%-48s %.5f\n", row.at("path").as_string().c_str(),
                   row.at("relative_error").as_double());
     }
-    for (const auto& line : plan.detected) std::printf("detected   %s\n", line.c_str());
-    for (const auto& line : plan.notes) std::printf("note       %s\n", line.c_str());
-    for (const auto& line : plan.doubts) std::printf("!          %s\n", line.c_str());
+    for (const auto& line : plan.detected) std::printf("detected   %s\n", printable(line).c_str());
+    for (const auto& line : plan.notes) std::printf("note       %s\n", printable(line).c_str());
+    for (const auto& line : plan.doubts) std::printf("!          %s\n", printable(line).c_str());
     for (const auto& name : plan.unexpected) std::printf("unexpected %s\n", name.c_str());
     for (const auto& name : bad) std::printf("not finite %s\n", name.c_str());
     if (!rows.empty()) std::printf("worst relative error %.5f\n", worst);

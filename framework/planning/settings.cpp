@@ -14,17 +14,12 @@ constexpr const char* kMain = "config.json";
 
 /// "bits (4 in config.json, 8 in quantize_config.json)" for each field that both have.
 std::string differences(const Value& main, const Value& side, const std::string& side_name) {
-  // Without quotation marks, but as safe to print.
-  const auto bare = [](const std::string& text) {
-    const auto quoted = quote(text);
-    return quoted.substr(1, quoted.size() - 2);
-  };
   std::string out;
   for (const auto& [key, value] : side.as_object()) {
     const Value* other = main.find(key);
     if (!other || value.is_null() || same_settings(*other, value)) continue;
-    out += (out.empty() ? "" : ", ") + bare(key) + " (" + bare(to_json(*other)) + " in " + kMain +
-           ", " + bare(to_json(value)) + " in " + side_name + ")";
+    out += (out.empty() ? "" : ", ") + key + " (" + to_json(*other) + " in " + kMain + ", " +
+           to_json(value) + " in " + side_name + ")";
   }
   return out;
 }
