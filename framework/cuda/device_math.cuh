@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+// Pairs of 16-bit numbers in registers, and how codes become such pairs.
+
+namespace graft::cuda {
+
+template <class T>
+struct Pair;
+template <>
+struct Pair<__half> {
+  using type = __half2;
+  static constexpr std::uint32_t kMagic = 0x64006400;  ///< | code: 1024 + code
+};
+template <>
+struct Pair<__nv_bfloat16> {
+  using type = __nv_bfloat162;
+  static constexpr std::uint32_t kMagic = 0x43004300;  ///< | code: 128 + code
+};
+
+template <class T>
+__device__ __forceinline__ typename Pair<T>::type as_pair(std::uint32_t bits) {
+  typename Pair<T>::type out;
+  *reinterpret_cast<std::uint32_t*>(&out) = bits;
+  return out;
+}
+template <class P>
+__device__ __forceinline__ std::uint32_t bits_of(P pair) {
+  return *reinterpret_cast<std::uint32_t*>(&pair);
+}
+
+/// (a & b) | c in one instruction.
+__device__ __forceinline__ std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+
+/// Both halves the zero point in the upper half of a word, as magic numbers.
+template <class T>
+__device__ __forceinline__ std::uint32_t zero_pair(std::uint32_t word) {
+  return __byte_perm(word, 0, 0x3232) | Pair<T>::kMagic;
+}
+
+/// The scale in the lower half of a word.
+__device__ __forceinline__ float scale_of(std::uint32_t word, bool is_bf16) {
+  return is_bf16 ? __uint_as_float(word << 16)
+                 : __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xFFFF)));
+}
+
+/// Codes of one register of a fragment, less their zero point; exact.
+template <class T>
+__device__ __forceinline__ std::uint32_t centred(std::uint32_t codes, int reg, std::uint32_t zeros) {
+  return bits_of(__hsub2(as_pair<T>(and_or(codes >> (4 * reg), 0x000F000F, Pair<T>::kMagic)),
+                         as_pair<T>(zeros)));
+}
+
+__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+template <class T>
+__device__ __forceinline__ T from_float(float value);
+template <>
+__device__ __forceinline__ __half from_float<__half>(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+template <class T>
+__device__ __forceinline__ std::uint32_t pack(float low, float high) {
+  typename Pair<T>::type out;
+  out.x = from_float<T>(low);
+  out.y = from_float<T>(high);
+  return bits_of(out);
+}
+
+/// Waits until another block has set a flag; one thread.
+__device__ __forceinline__ void wait_for(const int* flag) {
+  int seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
+  } while (seen == 0);
+}
+/// Sets a flag after everything that this block wrote before a barrier; one thread.
+__device__ __forceinline__ void set_flag(int* flag, int value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+}  // namespace graft::cuda

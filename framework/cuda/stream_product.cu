@@ -1,0 +1,439 @@
+#include <algorithm>
+
+#include "cuda/device_math.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/stream_product.h"
+
+namespace graft::cuda {
+namespace {
+
+constexpr int kStages = 4;       // of a warp's ring
+constexpr int kTableBytes = 256 * 128;  // every pair of codes, once for each lane's bank
+
+struct Params {
+  const uint4* codes;
+  const std::uint32_t* words;
+  const float* table;
+  const char* x;
+  void* y;
+  const float* bias;
+  float2* partials;
+  int* flags;
+  std::int64_t x_stride, y_stride;  // bytes, elements
+  int m, n, k, steps, groups, group_shift;
+  bool bf16_scales;
+  WorkSplit split;
+};
+
+template <int kHigh, int kRows, bool kFine>
+struct Stage {
+  static constexpr int kCodes = kHigh * static_cast<int>(kTileBytes);
+  static constexpr int kWords = kHigh * 64 * (kFine ? 2 : 1);
+  static constexpr int kX = kRows * 1024;
+  static constexpr int kBytes = kCodes + kWords + kX;
+};
+
+std::size_t stage_bytes(int high, int rows, bool fine) {
+  return static_cast<std::size_t>(high * 512 + high * 64 * (fine ? 2 : 1) + rows * 1024);
+}
+
+std::uint32_t __device__ __forceinline__ shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ std::uint64_t evict_first() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+__device__ __forceinline__ void copy_once(std::uint32_t to, const void* from,
+                                          std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "l"(policy)
+               : "memory");
+}
+__device__ __forceinline__ void copy(std::uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+               : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(std::uint32_t (&b)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address)
+               : "memory");
+}
+
+template <class T>
+__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1) {
+  if constexpr (sizeof(T) == 2 && std::is_same_v<T, __half>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// The steps of one warp: every `stride`-th of each tile's part of a range.
+struct Steps {
+  int tile, at, end, next, last, steps, first, stride;
+
+  __device__ Steps(const WorkSplit& split, int range, int warp, int warps)
+      : last(split.begin(range + 1)), steps(split.steps), first(warp), stride(warps) {
+    const int begin = split.begin(range);
+    tile = begin / steps;
+    const int k = begin - tile * steps;
+    end = min(steps, k + last - begin);
+    next = begin + end - k;
+    at = k + warp;
+    settle();
+  }
+  __device__ bool done() const { return at >= end; }
+  __device__ void advance() {
+    at += stride;
+    settle();
+  }
+
+ private:
+  __device__ void settle() {
+    while (at >= end && next < last) {
+      ++tile;
+      at = first;
+      end = min(steps, last - next);
+      next += end;
+    }
+  }
+};
+
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+__global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
+    stream_kernel(const __grid_constant__ Params p) {
+  using S = Stage<kHigh, kRows, kFine>;
+  extern __shared__ __align__(128) char shared[];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  constexpr bool kTable = kKind == CodeKind::table4;
+  char* const ring = shared + (kTable ? kTableBytes : 0) + warp * (kStages * S::kBytes);
+  auto* const sums = reinterpret_cast<float2*>(shared + (kTable ? kTableBytes : 0) +
+                                               warps * (kStages * S::kBytes));
+  const std::uint32_t ring_address = shared_address(ring);
+  const std::uint64_t policy = evict_first();
+  const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
+  const int x_rows = min(p.m, 8 * kRows);
+  let_next_kernel_start();
+
+  const auto fetch_weight = [&](const Steps& s, int stage) {
+    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * S::kBytes);
+    constexpr int kTilesOfBand = 4 / kHigh;
+    const int band = s.tile / kTilesOfBand, first = s.tile % kTilesOfBand * kHigh;
+    const uint4* codes =
+        p.codes + ((static_cast<std::int64_t>(band) * p.steps + s.at) * 4 + first) * 32 + lane;
+#pragma unroll
+    for (int i = 0; i < kHigh; ++i)
+      copy_once(to + static_cast<std::uint32_t>((i * 32 + lane) * 16), codes + i * 32, policy);
+    constexpr int kSet = kHigh * 4, kChunks = kSet * (kFine ? 2 : 1);
+    if (lane < kChunks) {
+      const int set = kFine ? lane / kSet : 0, place = kFine ? lane % kSet : lane;
+      const int group = kFine ? 2 * s.at + set : (s.at * 64) >> p.group_shift;
+      copy(to + static_cast<std::uint32_t>(S::kCodes + lane * 16),
+           p.words + (static_cast<std::int64_t>(band) * p.groups + group) * 64 + first * 16 +
+               place * 4,
+           16);
+    }
+  };
+  const auto fetch_x = [&](const Steps& s, int stage) {
+    const std::uint32_t to =
+        ring_address + static_cast<std::uint32_t>(stage * S::kBytes + S::kCodes + S::kWords);
+    const int chunk = lane % 8, column = s.at * 64 + chunk * 8;
+    const int bytes = column < p.k ? 16 : 0;
+    const char* from = p.x + (column < p.k ? column * 2 : 0);
+    for (int row = lane / 8; row < x_rows; row += 4)
+      copy(to + static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4)),
+           from + row * p.x_stride, bytes);
+  };
+
+  // The weight does not depend on what ran before: its first pieces are asked for at once.
+  Steps ahead(p.split, range, warp, warps);
+  {
+    Steps weights = ahead;
+    for (int stage = 0; stage < kStages - 1 && !weights.done(); ++stage, weights.advance())
+      fetch_weight(weights, stage);
+  }
+  // Rows of x that there are not are zero in every stage, once for all.
+  for (int stage = 0; stage < kStages; ++stage)
+    for (int i = x_rows * 8 + lane; i < kRows * 64; i += 32)
+      *reinterpret_cast<uint4*>(ring + stage * S::kBytes + S::kCodes + S::kWords + i * 16) =
+          uint4{0, 0, 0, 0};
+  if constexpr (kTable) {
+    for (int i = threadIdx.x; i < kTableBytes / 16; i += blockDim.x) {
+      const std::uint32_t pair = pack<T>(p.table[i / 8 % 16], p.table[i / 8 / 16]);
+      reinterpret_cast<uint4*>(shared)[i] = uint4{pair, pair, pair, pair};
+    }
+    __syncthreads();
+  }
+  wait_for_previous_kernel();
+#pragma unroll
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    if (!ahead.done()) {
+      fetch_x(ahead, stage);
+      ahead.advance();
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  }
+  const std::uint32_t table = shared_address(shared) + static_cast<std::uint32_t>(lane * 4);
+
+  int stage = 0, free_stage = kStages - 1;
+  const int x_lane = (lane & 7) * 128, x_chunk = lane >> 3, x_row = lane & 7;
+  int unit = p.split.begin(range);
+  const int last = p.split.begin(range + 1);
+  while (unit < last) {
+    const int tile = unit / p.split.steps, begin = unit - tile * p.split.steps;
+    const int end = min(p.split.steps, begin + last - unit);
+    unit += end - begin;
+    float total[kHigh][kRows][4] = {};
+    for (int step = begin + warp; step < end; step += warps) {
+      asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
+      __syncwarp();
+      if (!ahead.done()) {
+        fetch_weight(ahead, free_stage);
+        fetch_x(ahead, free_stage);
+        ahead.advance();
+      }
+      asm volatile("cp.async.commit_group;" ::: "memory");
+      const char* at = ring + stage * S::kBytes;
+      const std::uint32_t x_at = ring_address + static_cast<std::uint32_t>(
+                                                    stage * S::kBytes + S::kCodes + S::kWords +
+                                                    x_lane);
+      std::uint32_t b[kRows][2][4];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          load_matrices(b[r][half], x_at + static_cast<std::uint32_t>(
+                                               r * 1024 + (((half * 4 + x_chunk) ^ x_row) << 4)));
+#pragma unroll
+      for (int h = 0; h < kHigh; ++h) {
+        const uint4 packed = *reinterpret_cast<const uint4*>(at + (h * 32 + lane) * 16);
+        const std::uint32_t codes[4] = {packed.x, packed.y, packed.z, packed.w};
+        float part[kRows][4];
+        uint2 word;
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          if (s == 0 || (kFine && s == 2)) {
+            word = *reinterpret_cast<const uint2*>(
+                at + S::kCodes + (s / 2) * (kHigh * 64) + h * 64 + (lane >> 2) * 8);
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) part[r][0] = part[r][1] = part[r][2] = part[r][3] = 0;
+          }
+          std::uint32_t a[4];
+          if constexpr (kTable) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const std::uint32_t moved = i == 0 ? codes[s] << 7 : codes[s] >> (8 * i - 7);
+              asm volatile("ld.shared.b32 %0, [%1];"
+                           : "=r"(a[i])
+                           : "r"((moved & 0x7F80) + table));
+            }
+          } else {
+            const std::uint32_t zeros[2] = {zero_pair<T>(word.x), zero_pair<T>(word.y)};
+#pragma unroll
+            for (int i = 0; i < 4; ++i) a[i] = centred<T>(codes[s], i, zeros[i & 1]);
+          }
+#pragma unroll
+          for (int r = 0; r < kRows; ++r)
+            mma<T>(part[r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
+          if (s == 3 || (kFine && s == 1)) {
+            float low, high;
+            if constexpr (kTable) {
+              low = __uint_as_float(word.x);
+              high = __uint_as_float(word.y);
+            } else {
+              low = scale_of(word.x, p.bf16_scales);
+              high = scale_of(word.y, p.bf16_scales);
+            }
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+              total[h][r][0] += low * part[r][0];
+              total[h][r][1] += low * part[r][1];
+              total[h][r][2] += high * part[r][2];
+              total[h][r][3] += high * part[r][3];
+            }
+          }
+        }
+      }
+      stage = stage == kStages - 1 ? 0 : stage + 1;
+      free_stage = free_stage == kStages - 1 ? 0 : free_stage + 1;
+    }
+
+    // The warps' sums meet here; a pair of outputs of one row of x at a time.
+    const bool finishes = begin == 0, whole = finishes && end == p.split.steps;
+    constexpr int kPairs = kHigh * 2;
+    int others = range + 1;
+    if (finishes && !whole) {
+      const int tile_end = (tile + 1) * p.split.steps;
+      for (others = range + 1; p.split.begin(others) < tile_end; ++others)
+        if (threadIdx.x == 0) wait_for(p.flags + others);
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair)
+        sums[(pair * warps + warp) * 32 + lane] =
+            float2{total[pair / 2][r][pair % 2], total[pair / 2][r][pair % 2 + 2]};
+      __syncthreads();
+      for (int pair = warp; pair < kPairs; pair += warps) {
+        float2 sum = sums[pair * warps * 32 + lane];
+        for (int w = 1; w < warps; ++w) {
+          const float2 more = sums[(pair * warps + w) * 32 + lane];
+          sum.x += more.x;
+          sum.y += more.y;
+        }
+        const int place = (r * kPairs + pair) * 32 + lane;
+        constexpr int kOfRange = kRows * kPairs * 32;
+        if (!finishes) {
+          p.partials[static_cast<std::int64_t>(range) * kOfRange + place] = sum;
+          continue;
+        }
+        for (int other = range + 1; other < others; ++other) {
+          const float2 more =
+              __ldcg(p.partials + static_cast<std::int64_t>(other) * kOfRange + place);
+          sum.x += more.x;
+          sum.y += more.y;
+        }
+        const int output = tile * kHigh * 16 + pair / 2 * 16 + (lane >> 2) * 2;
+        const int row = r * 8 + (lane & 3) * 2 + pair % 2;
+        if (output < p.n && row < p.m) {
+          if (p.bias) {
+            sum.x += p.bias[output];
+            sum.y += p.bias[output + 1];
+          }
+          *reinterpret_cast<std::uint32_t*>(static_cast<T*>(p.y) + row * p.y_stride + output) =
+              pack<T>(sum.x, sum.y);
+        }
+      }
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+      if (!finishes) set_flag(p.flags + range, 1);
+      for (int other = range + 1; other < others; ++other) set_flag(p.flags + other, 0);
+    }
+  }
+}
+
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
+  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kFine>;
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(plan.shared_bytes));
+  if (error != cudaSuccess) return error;
+  return launch_early(kernel, static_cast<unsigned>(plan.split.ranges),
+                      static_cast<unsigned>(plan.warps * 32), plan.shared_bytes, plan.early, stream,
+                      params);
+}
+
+template <class T, CodeKind kKind, bool kFine>
+cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
+  if (plan.row_tiles == 4) return launch<T, kKind, 4, 4, kFine>(plan, params, stream);
+  if (plan.row_tiles == 2) return launch<T, kKind, 4, 2, kFine>(plan, params, stream);
+  if (plan.tiles_high == 4) return launch<T, kKind, 4, 1, kFine>(plan, params, stream);
+  if (plan.tiles_high == 2) return launch<T, kKind, 2, 1, kFine>(plan, params, stream);
+  return launch<T, kKind, 1, 1, kFine>(plan, params, stream);
+}
+
+template <class T>
+cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Params& params,
+                   cudaStream_t stream) {
+  if (kind == CodeKind::int4)
+    return fine ? launch<T, CodeKind::int4, true>(plan, params, stream)
+                : launch<T, CodeKind::int4, false>(plan, params, stream);
+  return fine ? launch<T, CodeKind::table4, true>(plan, params, stream)
+              : launch<T, CodeKind::table4, false>(plan, params, stream);
+}
+
+}  // namespace
+
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
+  return plan_stream(shape, m, limits, 0);
+}
+
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+                       int tiles_high) {
+  StreamPlan best;
+  double best_time = 0;
+  const int row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
+  for (const int high : {4, 2, 1}) {
+    if (row_tiles > 1 && high != 4) break;
+    if (tiles_high != 0 && high != tiles_high % 10) continue;
+    StreamPlan plan;
+    plan.early = limits.early_start;
+    plan.tiles_high = high;
+    plan.row_tiles = row_tiles;
+    plan.split.tiles =
+        static_cast<int>((shape.n + 16 * high - 1) / (16 * high));
+    plan.split.steps = static_cast<int>(shape.steps);
+    const bool fine = shape.group_shift == 5;
+    const std::size_t table = shape.kind == CodeKind::table4 ? kTableBytes : 0;
+    const auto bytes = [&](int warps) {
+      return table + static_cast<std::size_t>(warps) *
+                         (kStages * stage_bytes(high, row_tiles, fine) +
+                          static_cast<std::size_t>(high) * 2 * 32 * sizeof(float2));
+    };
+    plan.warps = row_tiles == 4 ? 8 : 12;
+    if (tiles_high >= 10) plan.warps = std::min(plan.warps, tiles_high / 10);
+    while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
+    plan.shared_bytes = bytes(plan.warps);
+    // One tile a block when that fills the device nearly; else equal shares.
+    const int units = plan.split.units();
+    const bool whole = plan.split.tiles <= limits.processors &&
+                       10 * plan.split.tiles >= 9 * limits.processors;
+    plan.split.ranges =
+        whole ? plan.split.tiles
+              : std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
+    // Steps that the slowest warp takes, in tiles of 512 bytes; meeting costs about as much as
+    // twelve of them a warp.
+    const int most = (units + plan.split.ranges - 1) / plan.split.ranges;
+    const double time = static_cast<double>((most + plan.warps - 1) / plan.warps * plan.warps) *
+                            (high + 0.5) +
+                        (whole ? 0 : 12.0 * plan.warps);
+    if (best.split.tiles == 0 || time < best_time) {
+      best = plan;
+      best_time = time;
+    }
+  }
+  return best;
+}
+
+cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cudaStream_t stream) {
+  const auto& shape = args.weight.shape;
+  Params p;
+  p.codes = static_cast<const uint4*>(args.weight.codes);
+  p.words = args.weight.words;
+  p.table = args.weight.table;
+  p.x = static_cast<const char*>(args.x);
+  p.y = args.y;
+  p.bias = args.bias;
+  p.flags = static_cast<int*>(args.workspace);
+  p.partials = reinterpret_cast<float2*>(static_cast<char*>(args.workspace) + 4096);
+  p.x_stride = args.x_stride * 2;
+  p.y_stride = args.y_stride;
+  p.m = static_cast<int>(args.m);
+  p.n = static_cast<int>(shape.n);
+  p.k = static_cast<int>(shape.k);
+  p.steps = static_cast<int>(shape.steps);
+  p.groups = static_cast<int>(shape.groups);
+  p.group_shift = shape.group_shift;
+  p.bf16_scales = args.weight.scales == Element::bf16;
+  p.split = plan.split;
+  const bool fine = shape.group_shift == 5;
+  return args.element == Element::f16 ? launch<__half>(plan, shape.kind, fine, p, stream)
+                                      : launch<__nv_bfloat16>(plan, shape.kind, fine, p, stream);
+}
+
+}  // namespace graft::cuda

@@ -1,0 +1,384 @@
+#include <cuda.h>
+
+#include <algorithm>
+
+#include "cuda/device_math.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/wgmma.cuh"
+#include "cuda/wgmma_product.h"
+
+namespace graft::cuda {
+namespace {
+
+constexpr int kStageInputs = 128;
+constexpr int kStageTiles = 2;                // of 64 inputs
+constexpr int kBandStage = 2 * 4 * 512;       // bytes of a band's codes
+constexpr int kWarpgroup = 128;
+
+struct Params {
+  const char* codes;
+  const char* words;
+  void* y;
+  const float* bias;
+  float4* partials;
+  int* flags;
+  std::int64_t y_stride;
+  int m, n, bands, steps, groups, group_shift, stages, row_tiles;
+  bool bf16_scales;
+  WorkSplit split;
+};
+
+std::uint32_t __device__ __forceinline__ shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// mbarrier: PTX ISA, "Parallel synchronization and communication instructions".
+__device__ __forceinline__ void init_barrier(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void arrive_expecting(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void wait(std::uint32_t barrier, int parity) {
+  asm volatile(
+      "{.reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;}"
+      ::"r"(barrier), "r"(parity)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_bulk(std::uint32_t to, const void* from, int bytes,
+                                          std::uint32_t barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
+      "%2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map, int column,
+                                         int row, std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+      "%3}], [%4];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void meet(int group) {
+  asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+}
+
+/// Both halves the scale of a word, as T.
+template <class T>
+__device__ __forceinline__ std::uint32_t scale_pair(std::uint32_t word, bool is_bf16) {
+  if (is_bf16 == std::is_same_v<T, __nv_bfloat16>) return __byte_perm(word, 0, 0x1010);
+  const float scale = scale_of(word, is_bf16);
+  return pack<T>(scale, scale);
+}
+
+template <class T, int kBands, int kRows>
+__global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
+    wgmma_kernel(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) char shared[];
+  __shared__ __align__(8) std::uint64_t full[16], empty[16];
+  const int group_words = kStageInputs >> min(p.group_shift, 7);  // groups in a stage
+  constexpr int kXBytes = kRows * 128;                            // of 64 inputs
+  const int word_bytes = group_words * 256;
+  const int stage_bytes = 2 * kXBytes + kBands * (kBandStage + 1024);
+  const int warpgroup = threadIdx.x / kWarpgroup;
+  const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
+  const int first_unit = p.split.begin(range), last = p.split.begin(range + 1);
+
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < p.stages; ++s) {
+      init_barrier(shared_address(&full[s]), 1);
+      init_barrier(shared_address(&empty[s]), kBands * 4);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  let_next_kernel_start();
+
+  if (warpgroup == kBands) {
+    if constexpr (kBands == 4)
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    else
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (threadIdx.x == kBands * kWarpgroup) {
+      std::uint64_t policy;
+      asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+      int stage = 0, parity = 1;
+      for (int unit = first_unit; unit < last; ++unit) {
+        const int tile = unit / p.split.steps, step = unit - tile * p.split.steps;
+        const int band = tile / p.row_tiles * kBands, row = tile % p.row_tiles * kRows;
+        const int bands = min(kBands, p.bands - band);
+        const std::uint32_t barrier = shared_address(&full[stage]);
+        const std::uint32_t at = shared_address(shared + stage * stage_bytes);
+        wait(shared_address(&empty[stage]), parity);
+        arrive_expecting(barrier, bands * (kBandStage + word_bytes) + 2 * kXBytes);
+        const int group = (step * kStageInputs) >> p.group_shift;
+        for (int b = 0; b < bands; ++b) {
+          const std::int64_t whole = band + b;
+          copy_bulk(at + 2 * kXBytes + b * kBandStage,
+                    p.codes + (whole * p.steps + step * kStageTiles) * 2048, kBandStage, barrier,
+                    policy);
+          copy_bulk(at + 2 * kXBytes + kBands * kBandStage + b * 1024,
+                    p.words + (whole * p.groups + group) * 256, word_bytes, barrier, policy);
+        }
+        if (unit == first_unit) wait_for_previous_kernel();
+        copy_box(at, &x_map, step * kStageInputs, row, barrier);
+        copy_box(at + kXBytes, &x_map, step * kStageInputs + 64, row, barrier);
+        if (++stage == p.stages) {
+          stage = 0;
+          parity ^= 1;
+        }
+      }
+    }
+    return;
+  }
+
+  if constexpr (kBands == 4)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+  else
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  const int thread = threadIdx.x % kWarpgroup, warp = thread / 32, lane = thread % 32;
+  const int code_offset = 2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
+  const int word_offset =
+      2 * kXBytes + kBands * kBandStage + warpgroup * 1024 + warp * 64 + (lane >> 2) * 8;
+  const int word_shift = min(p.group_shift, 7) - 5;
+
+  int stage = 0, parity = 0;
+  int unit = first_unit;
+  while (unit < last) {
+    const int tile = unit / p.split.steps, begin = unit - tile * p.split.steps;
+    const int end = min(p.split.steps, begin + last - unit);
+    unit += end - begin;
+    float sums[kRows / 8][4];
+    constexpr int kBatch = kRows >= 128 ? 2 : 4;  // steps of 16 inputs
+    std::uint32_t a[2][kBatch][4];
+    int add = 0, before = -1;
+    for (int step = begin; step < end; ++step) {
+      wait(shared_address(&full[stage]), parity);
+      const char* at = shared + stage * stage_bytes;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint4 packed = *reinterpret_cast<const uint4*>(at + code_offset + half * 2048);
+        const std::uint32_t codes[4] = {packed.x, packed.y, packed.z, packed.w};
+        const std::uint32_t x_at = shared_address(at + half * kXBytes);
+        std::uint32_t zeros[2], scales[2];
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          if (s == 0 || (s == 2 && word_shift == 0)) {
+            const uint2 word = *reinterpret_cast<const uint2*>(
+                at + word_offset + ((half * 2 + s / 2) >> word_shift) * 256);
+            zeros[0] = zero_pair<T>(word.x);
+            zeros[1] = zero_pair<T>(word.y);
+            scales[0] = scale_pair<T>(word.x, p.bf16_scales);
+            scales[1] = scale_pair<T>(word.y, p.bf16_scales);
+          }
+          std::uint32_t(&fragment)[4] = a[(half * 4 + s) / kBatch % 2][s % kBatch];
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            fragment[i] = bits_of(__hmul2(as_pair<T>(centred<T>(codes[s], i, zeros[i & 1])),
+                                          as_pair<T>(scales[i & 1])));
+          if (s % kBatch != kBatch - 1) continue;
+          wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < kBatch; ++i) {
+            wgmma<T, kRows>(sums, a[(half * 4 + s) / kBatch % 2][i],
+                            matrix_at(x_at + (s - kBatch + 1 + i) * 32), add);
+            add = 1;
+          }
+          wgmma_commit();
+          wgmma_wait<1>();
+          if (half == 0 && s == kBatch - 1 && before >= 0 && lane == 0)
+            arrive(shared_address(&empty[before]));
+        }
+      }
+      before = stage;
+      if (++stage == p.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    wgmma_wait<0>();
+    if (lane == 0) arrive(shared_address(&empty[before]));
+
+    wait_for_previous_kernel();
+    const bool finishes = begin == 0;
+    const auto partials_of = [&](int of) {
+      return p.partials + (static_cast<std::int64_t>(of) * kBands + warpgroup) * (kRows / 8) * 128 +
+             thread;
+    };
+    if (!finishes) {
+      float4* to = partials_of(range);
+#pragma unroll
+      for (int r = 0; r < kRows / 8; ++r)
+        to[r * 128] = float4{sums[r][0], sums[r][1], sums[r][2], sums[r][3]};
+      meet(warpgroup);
+      if (thread == 0) set_flag(p.flags + range * kBands + warpgroup, 1);
+      continue;
+    }
+    const int tile_end = (tile + 1) * p.split.steps;
+    if (end != p.split.steps) {
+      int others = range + 1;
+      for (; p.split.begin(others) < tile_end; ++others)
+        if (thread == 0) wait_for(p.flags + others * kBands + warpgroup);
+      meet(warpgroup);
+      for (int other = range + 1; other < others; ++other) {
+        const float4* from = partials_of(other);
+#pragma unroll
+        for (int r = 0; r < kRows / 8; ++r) {
+          const float4 more = __ldcg(from + r * 128);
+          sums[r][0] += more.x;
+          sums[r][1] += more.y;
+          sums[r][2] += more.z;
+          sums[r][3] += more.w;
+        }
+      }
+      meet(warpgroup);
+      if (thread == 0)
+        for (int other = range + 1; other < others; ++other)
+          set_flag(p.flags + other * kBands + warpgroup, 0);
+    }
+    const int output = (tile / p.row_tiles * kBands + warpgroup) * 64 + warp * 16 + (lane >> 2) * 2;
+    const int row = tile % p.row_tiles * kRows + (lane & 3) * 2;
+    const float2 bias = p.bias && output < p.n ? float2{p.bias[output], p.bias[output + 1]}
+                                               : float2{0, 0};
+    T* y = static_cast<T*>(p.y) + row * p.y_stride + output;
+#pragma unroll
+    for (int r = 0; r < kRows / 8; ++r) {
+      if (output < p.n && row + r * 8 < p.m)
+        *reinterpret_cast<std::uint32_t*>(y + r * 8 * p.y_stride) =
+            pack<T>(sums[r][0] + bias.x, sums[r][2] + bias.y);
+      if (output < p.n && row + r * 8 + 1 < p.m)
+        *reinterpret_cast<std::uint32_t*>(y + (r * 8 + 1) * p.y_stride) =
+            pack<T>(sums[r][1] + bias.x, sums[r][3] + bias.y);
+    }
+    __syncwarp();
+  }
+#endif
+}
+
+int stage_bytes(int bands, int rows) { return rows * 256 + bands * (kBandStage + 1024); }
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+/// The driver's function, without linking the driver: the library must load where there is none.
+Encode encoder() {
+  static const Encode found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                         cudaEnableDefault, &result) != cudaSuccess ||
+        result != cudaDriverEntryPointSuccess)
+      function = nullptr;
+    return reinterpret_cast<Encode>(function);
+  }();
+  return found;
+}
+
+template <class T, int kBands, int kRows>
+cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
+                   cudaStream_t stream) {
+  const auto kernel = wgmma_kernel<T, kBands, kRows>;
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(plan.shared_bytes));
+  if (error != cudaSuccess) return error;
+  return launch_early(kernel, static_cast<unsigned>(plan.split.ranges), kWarpgroup*(kBands + 1),
+                      plan.shared_bytes, true, stream, params, map);
+}
+
+template <class T>
+cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
+                   cudaStream_t stream) {
+  if (plan.bands == 2) {
+    if (plan.rows == 16) return launch<T, 2, 16>(plan, params, map, stream);
+    if (plan.rows == 32) return launch<T, 2, 32>(plan, params, map, stream);
+    if (plan.rows == 64) return launch<T, 2, 64>(plan, params, map, stream);
+    if (plan.rows == 128) return launch<T, 2, 128>(plan, params, map, stream);
+    if (plan.rows == 256) return launch<T, 2, 256>(plan, params, map, stream);
+  } else if (plan.bands == 4) {
+    if (plan.rows == 16) return launch<T, 4, 16>(plan, params, map, stream);
+    if (plan.rows == 32) return launch<T, 4, 32>(plan, params, map, stream);
+    if (plan.rows == 64) return launch<T, 4, 64>(plan, params, map, stream);
+    if (plan.rows == 128) return launch<T, 4, 128>(plan, params, map, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+                     int bands, int rows) {
+  WgmmaPlan plan;
+  plan.bands = bands;
+  plan.rows = rows;
+  plan.row_tiles = static_cast<int>((m + rows - 1) / rows);
+  plan.split.steps = static_cast<int>(shape.steps) / kStageTiles;
+  plan.split.tiles = static_cast<int>((shape.bands + bands - 1) / bands) * plan.row_tiles;
+  const int tiles = plan.split.tiles, processors = limits.processors;
+  const bool whole = tiles <= processors && 10 * tiles >= 9 * processors;
+  plan.split.ranges =
+      whole ? tiles : std::max(1, std::min(processors, plan.split.units() / 2));
+  const int bytes = stage_bytes(bands, rows);
+  plan.stages = static_cast<int>(
+      std::min<std::size_t>(16, (limits.shared_bytes - 2048) / static_cast<std::size_t>(bytes)));
+  plan.shared_bytes = static_cast<std::size_t>(plan.stages) * static_cast<std::size_t>(bytes);
+  return plan;
+}
+
+WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
+  const int rows = m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 ? 64 : 128;
+  const int bands = shape.bands / 4 * plan_wgmma(shape, m, limits, 4, rows).row_tiles * 4 >=
+                            limits.processors
+                        ? 4
+                        : 2;
+  return plan_wgmma(shape, m, limits, bands, rows);
+}
+
+cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaStream_t stream) {
+  const auto& shape = args.weight.shape;
+  const Encode encode = encoder();
+  if (!encode) return cudaErrorNotSupported;
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(shape.k), static_cast<cuuint64_t>(args.m)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.x_stride * 2)};
+  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(plan.rows)}, steps[2] = {1, 1};
+  const CUresult made = encode(
+      &map,
+      args.element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+      2, const_cast<void*>(args.x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (made != CUDA_SUCCESS) return cudaErrorInvalidValue;
+  Params p;
+  p.codes = static_cast<const char*>(args.weight.codes);
+  p.words = reinterpret_cast<const char*>(args.weight.words);
+  p.y = args.y;
+  p.bias = args.bias;
+  p.flags = static_cast<int*>(args.workspace);
+  p.partials = reinterpret_cast<float4*>(static_cast<char*>(args.workspace) + 4096);
+  p.y_stride = args.y_stride;
+  p.m = static_cast<int>(args.m);
+  p.n = static_cast<int>(shape.n);
+  p.bands = static_cast<int>(shape.bands);
+  p.steps = static_cast<int>(shape.steps);
+  p.groups = static_cast<int>(shape.groups);
+  p.group_shift = shape.group_shift;
+  p.stages = plan.stages;
+  p.row_tiles = plan.row_tiles;
+  p.bf16_scales = args.weight.scales == Element::bf16;
+  p.split = plan.split;
+  return args.element == Element::f16 ? launch<__half>(plan, p, map, stream)
+                                      : launch<__nv_bfloat16>(plan, p, map, stream);
+}
+
+}  // namespace graft::cuda
