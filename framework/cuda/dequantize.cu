@@ -24,7 +24,7 @@ __device__ __forceinline__ void store8(T* out, const float (&values)[8]) {
 template <class T, CodeKind kKind>
 __global__ void __launch_bounds__(kWarps * 32)
     dequantize_kernel(FragmentShape shape, const std::uint32_t* codes, const std::uint32_t* words,
-                      const float* table, bool bf16_scales, std::int64_t first, std::int64_t count,
+                      const float* table, bool is_bf16, std::int64_t first, std::int64_t count,
                       T* out) {
   __shared__ float levels[16];
   if constexpr (kKind == CodeKind::table4) {
@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const std::uint32_t w = row == 0 ? word->x : word->y;
-    const float scale =
-        kKind == CodeKind::table4 ? __uint_as_float(w) : scale_of(w, bf16_scales);
+    const float scale = kKind == CodeKind::table4 ? __uint_as_float(w)
+                        : is_bf16 ? scale_of<__nv_bfloat16>(w) : scale_of<__half>(w);
     const float zero = kKind == CodeKind::table4 ? 0 : static_cast<float>(w >> 16);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -78,7 +78,7 @@ cudaError_t run(const Fragments& weight, std::int64_t first, std::int64_t count,
       (count + kBandOutputs - 1) / kBandOutputs * 4 * shape.steps;
   const auto blocks = static_cast<unsigned>((units + kWarps - 1) / kWarps);
   const auto* codes = static_cast<const std::uint32_t*>(weight.codes);
-  const bool bf16 = weight.scales == Element::bf16;
+  const bool bf16 = weight.element == Element::bf16;
   if (shape.kind == CodeKind::int4)
     dequantize_kernel<T, CodeKind::int4><<<blocks, kWarps * 32, 0, stream>>>(
         shape, codes, weight.words, nullptr, bf16, first, count, out);

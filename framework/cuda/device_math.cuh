@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 // Pairs of 16-bit numbers in registers, and how codes become such pairs.
 
@@ -47,9 +48,12 @@ __device__ __forceinline__ std::uint32_t zero_pair(std::uint32_t word) {
 }
 
 /// The scale in the lower half of a word.
-__device__ __forceinline__ float scale_of(std::uint32_t word, bool is_bf16) {
-  return is_bf16 ? __uint_as_float(word << 16)
-                 : __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xFFFF)));
+template <class T>
+__device__ __forceinline__ float scale_of(std::uint32_t word) {
+  if constexpr (std::is_same_v<T, __half>)
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xFFFF)));
+  else
+    return __uint_as_float(word << 16);
 }
 
 /// Codes of one register of a fragment, less their zero point; exact.
@@ -87,8 +91,8 @@ __device__ __forceinline__ void wait_for(const int* flag) {
   } while (seen == 0);
 }
 /// Sets a flag after everything that this block wrote before a barrier; one thread.
-__device__ __forceinline__ void set_flag(int* flag, int value) {
-  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+__device__ __forceinline__ void set_flag(int* flag) {
+  asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
 }
 
 }  // namespace graft::cuda

@@ -94,7 +94,9 @@ cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStrea
     part.m = std::min<std::int64_t>(kMostStreamRows, args.m - done);
     part.x = static_cast<const char*>(args.x) + done * args.x_stride * 2;
     part.y = static_cast<char*>(args.y) + done * args.y_stride * 2;
-    const auto plan = plan_stream(shape, part.m, device.limits, variant);
+    const auto plan = variant == 0 ? plan_stream(shape, part.m, device.limits)
+                                   : stream_plan(shape, part.m, device.limits, variant % 10,
+                                                 variant / 10 % 10, variant / 100);
     if (const auto error = multiply_stream(plan, part, stream); error != cudaSuccess) return error;
   }
   return cudaSuccess;

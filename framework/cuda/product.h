@@ -18,17 +18,16 @@ struct Fragments {
   const void* codes = nullptr;
   const std::uint32_t* words = nullptr;
   const float* table = nullptr;       ///< [16], for table4
-  Element scales = Element::f16;      ///< of int4
+  Element element = Element::bf16;    ///< that it multiplies with; type of int4's scales
 };
 
 /// y = x W^T + bias on the device that is current.
 struct ProductArgs {
   Fragments weight;
-  Element element = Element::bf16;
   std::int64_t m = 0;
-  const void* x = nullptr;    ///< [m][k], aligned to 16 bytes
+  const void* x = nullptr;    ///< [m][k] of the weight's element, aligned to 16 bytes
   std::int64_t x_stride = 0;  ///< elements from row to row, a multiple of 8
-  void* y = nullptr;          ///< [m][n], aligned to 4 bytes
+  void* y = nullptr;          ///< [m][n] of it too, aligned to 4 bytes
   std::int64_t y_stride = 0;  ///< even
   const float* bias = nullptr;  ///< [n] or null
   /// workspace_bytes() of zeros at first; a product leaves it so that the next on the same stream can

@@ -7,7 +7,9 @@
 namespace graft::cuda {
 namespace {
 
-constexpr int kStages = 4;       // of a warp's ring
+/// Stages of a ring: enough bytes on their way with the number of warps that there is room for.
+__host__ __device__ constexpr int stages_of(int side) { return side == 1 ? 4 : 6; }
+
 constexpr int kTableBytes = 256 * 128;  // every pair of codes, once for each lane's bank
 
 struct Params {
@@ -20,22 +22,15 @@ struct Params {
   float2* partials;
   int* flags;
   std::int64_t x_stride, y_stride;  // bytes, elements
-  int m, n, k, steps, groups, group_shift;
-  bool bf16_scales;
+  int m, n, k, bands, steps, groups, group_shift;
   WorkSplit split;
 };
 
-template <int kHigh, int kRows, bool kFine>
-struct Stage {
-  static constexpr int kCodes = kHigh * static_cast<int>(kTileBytes);
-  static constexpr int kWords = kHigh * 64 * (kFine ? 2 : 1);
-  static constexpr int kX = kRows * 1024;
-  static constexpr int kBytes = kCodes + kWords + kX;
-};
-
-std::size_t stage_bytes(int high, int rows, bool fine) {
-  return static_cast<std::size_t>(high * 512 + high * 64 * (fine ? 2 : 1) + rows * 1024);
-}
+/// Bytes of a stage of a warp's ring; kHigh tiles of 16 outputs, kFine: groups of 32 inputs.
+__host__ __device__ constexpr int codes_of(int high) { return high * static_cast<int>(kTileBytes); }
+__host__ __device__ constexpr int words_of(int high, bool fine) { return high * 64 * (fine ? 2 : 1); }
+/// Of 64 inputs of x, in tiles of 8 rows.
+__host__ __device__ constexpr int x_of(int row_tiles) { return row_tiles * 1024; }
 
 std::uint32_t __device__ __forceinline__ shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -113,54 +108,60 @@ struct Steps {
   }
 };
 
-template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+/// kHigh tiles of 16 outputs a warp, kRows tiles of 8 rows of x, kSide warps that take the same
+/// inputs of different outputs and share what they read of x.
+template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
 __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
     stream_kernel(const __grid_constant__ Params p) {
-  using S = Stage<kHigh, kRows, kFine>;
+  constexpr int kStages = stages_of(kSide);
+  constexpr int kCodes = codes_of(kHigh), kStage = kCodes + words_of(kHigh, kFine);
+  constexpr int kX = x_of(kRows);
+  constexpr bool kTable = kKind == CodeKind::table4;
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  constexpr bool kTable = kKind == CodeKind::table4;
-  char* const ring = shared + (kTable ? kTableBytes : 0) + warp * (kStages * S::kBytes);
-  auto* const sums = reinterpret_cast<float2*>(shared + (kTable ? kTableBytes : 0) +
-                                               warps * (kStages * S::kBytes));
-  const std::uint32_t ring_address = shared_address(ring);
+  const int side = warp % kSide, slice = warp / kSide, slices = warps / kSide;
+  char* const rings = shared + (kTable ? kTableBytes : 0);
+  char* const ring = rings + warp * (kStages * kStage);
+  char* const x_ring = rings + warps * (kStages * kStage) + slice * (kStages * kX);
+  auto* const sums =
+      reinterpret_cast<float2*>(rings + warps * (kStages * kStage) + slices * (kStages * kX));
+  const std::uint32_t ring_address = shared_address(ring), x_address = shared_address(x_ring);
   const std::uint64_t policy = evict_first();
   const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
   const int x_rows = min(p.m, 8 * kRows);
   let_next_kernel_start();
 
   const auto fetch_weight = [&](const Steps& s, int stage) {
-    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * S::kBytes);
-    constexpr int kTilesOfBand = 4 / kHigh;
-    const int band = s.tile / kTilesOfBand, first = s.tile % kTilesOfBand * kHigh;
+    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * kStage + lane * 16);
+    const int tile = (s.tile * kSide + side) * kHigh;  // of 16 outputs
+    const int band = min(tile / 4, p.bands - 1), first = tile % 4;
     const uint4* codes =
         p.codes + ((static_cast<std::int64_t>(band) * p.steps + s.at) * 4 + first) * 32 + lane;
 #pragma unroll
     for (int i = 0; i < kHigh; ++i)
-      copy_once(to + static_cast<std::uint32_t>((i * 32 + lane) * 16), codes + i * 32, policy);
+      copy_once(to + static_cast<std::uint32_t>(i * 512), codes + i * 32, policy);
     constexpr int kSet = kHigh * 4, kChunks = kSet * (kFine ? 2 : 1);
     if (lane < kChunks) {
       const int set = kFine ? lane / kSet : 0, place = kFine ? lane % kSet : lane;
       const int group = kFine ? 2 * s.at + set : (s.at * 64) >> p.group_shift;
-      copy(to + static_cast<std::uint32_t>(S::kCodes + lane * 16),
+      copy(to + static_cast<std::uint32_t>(kCodes),
            p.words + (static_cast<std::int64_t>(band) * p.groups + group) * 64 + first * 16 +
                place * 4,
            16);
     }
   };
   const auto fetch_x = [&](const Steps& s, int stage) {
-    const std::uint32_t to =
-        ring_address + static_cast<std::uint32_t>(stage * S::kBytes + S::kCodes + S::kWords);
+    const std::uint32_t to = x_address + static_cast<std::uint32_t>(stage * kX);
     const int chunk = lane % 8, column = s.at * 64 + chunk * 8;
     const int bytes = column < p.k ? 16 : 0;
     const char* from = p.x + (column < p.k ? column * 2 : 0);
-    for (int row = lane / 8; row < x_rows; row += 4)
+    for (int row = side * 4 + lane / 8; row < x_rows; row += 4 * kSide)
       copy(to + static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4)),
            from + row * p.x_stride, bytes);
   };
 
   // The weight does not depend on what ran before: its first pieces are asked for at once.
-  Steps ahead(p.split, range, warp, warps);
+  Steps ahead(p.split, range, slice, slices);
   {
     Steps weights = ahead;
     for (int stage = 0; stage < kStages - 1 && !weights.done(); ++stage, weights.advance())
@@ -168,9 +169,8 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   }
   // Rows of x that there are not are zero in every stage, once for all.
   for (int stage = 0; stage < kStages; ++stage)
-    for (int i = x_rows * 8 + lane; i < kRows * 64; i += 32)
-      *reinterpret_cast<uint4*>(ring + stage * S::kBytes + S::kCodes + S::kWords + i * 16) =
-          uint4{0, 0, 0, 0};
+    for (int i = x_rows * 8 + side * 32 + lane; i < kRows * 64; i += 32 * kSide)
+      *reinterpret_cast<uint4*>(x_ring + stage * kX + i * 16) = uint4{0, 0, 0, 0};
   if constexpr (kTable) {
     for (int i = threadIdx.x; i < kTableBytes / 16; i += blockDim.x) {
       const std::uint32_t pair = pack<T>(p.table[i / 8 % 16], p.table[i / 8 / 16]);
@@ -179,7 +179,6 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
     __syncthreads();
   }
   wait_for_previous_kernel();
-#pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) {
     if (!ahead.done()) {
       fetch_x(ahead, stage);
@@ -190,7 +189,7 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   const std::uint32_t table = shared_address(shared) + static_cast<std::uint32_t>(lane * 4);
 
   int stage = 0, free_stage = kStages - 1;
-  const int x_lane = (lane & 7) * 128, x_chunk = lane >> 3, x_row = lane & 7;
+  const int x_chunk = lane >> 3, x_row = lane & 7;
   int unit = p.split.begin(range);
   const int last = p.split.begin(range + 1);
   while (unit < last) {
@@ -198,19 +197,20 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
     const int end = min(p.split.steps, begin + last - unit);
     unit += end - begin;
     float total[kHigh][kRows][4] = {};
-    for (int step = begin + warp; step < end; step += warps) {
+    for (int step = begin + slice; step < end; step += slices) {
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-      __syncwarp();
+      if constexpr (kSide == 1)
+        __syncwarp();
+      else
+        asm volatile("bar.sync %0, %1;" ::"r"(1 + slice), "n"(32 * kSide) : "memory");
       if (!ahead.done()) {
         fetch_weight(ahead, free_stage);
         fetch_x(ahead, free_stage);
         ahead.advance();
       }
       asm volatile("cp.async.commit_group;" ::: "memory");
-      const char* at = ring + stage * S::kBytes;
-      const std::uint32_t x_at = ring_address + static_cast<std::uint32_t>(
-                                                    stage * S::kBytes + S::kCodes + S::kWords +
-                                                    x_lane);
+      const char* at = ring + stage * kStage;
+      const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kX + x_row * 128);
       std::uint32_t b[kRows][2][4];
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -227,8 +227,8 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
           if (s == 0 || (kFine && s == 2)) {
-            word = *reinterpret_cast<const uint2*>(
-                at + S::kCodes + (s / 2) * (kHigh * 64) + h * 64 + (lane >> 2) * 8);
+            word = *reinterpret_cast<const uint2*>(at + kCodes + (s / 2) * (kHigh * 64) + h * 64 +
+                                                   (lane >> 2) * 8);
 #pragma unroll
             for (int r = 0; r < kRows; ++r) part[r][0] = part[r][1] = part[r][2] = part[r][3] = 0;
           }
@@ -250,14 +250,8 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
           for (int r = 0; r < kRows; ++r)
             mma<T>(part[r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
           if (s == 3 || (kFine && s == 1)) {
-            float low, high;
-            if constexpr (kTable) {
-              low = __uint_as_float(word.x);
-              high = __uint_as_float(word.y);
-            } else {
-              low = scale_of(word.x, p.bf16_scales);
-              high = scale_of(word.y, p.bf16_scales);
-            }
+            const float low = kTable ? __uint_as_float(word.x) : scale_of<T>(word.x);
+            const float high = kTable ? __uint_as_float(word.y) : scale_of<T>(word.y);
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
               total[h][r][0] += low * part[r][0];
@@ -272,42 +266,47 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
       free_stage = free_stage == kStages - 1 ? 0 : free_stage + 1;
     }
 
-    // The warps' sums meet here; a pair of outputs of one row of x at a time.
-    const bool finishes = begin == 0, whole = finishes && end == p.split.steps;
-    constexpr int kPairs = kHigh * 2;
+    // The slices' sums meet here; a pair of outputs of one row of x at a time.
+    const bool finishes = begin == 0;
     int others = range + 1;
-    if (finishes && !whole) {
+    if (finishes && end != p.split.steps) {
       const int tile_end = (tile + 1) * p.split.steps;
-      for (others = range + 1; p.split.begin(others) < tile_end; ++others)
-        if (threadIdx.x == 0) wait_for(p.flags + others);
+      while (p.split.begin(others) < tile_end) ++others;
+      for (int other = range + 1 + static_cast<int>(threadIdx.x); other < others;
+           other += static_cast<int>(blockDim.x))
+        wait_for(p.flags + other);
     }
+    constexpr int kPairs = kHigh * 2;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair)
-        sums[(pair * warps + warp) * 32 + lane] =
+        sums[((side * kPairs + pair) * slices + slice) * 32 + lane] =
             float2{total[pair / 2][r][pair % 2], total[pair / 2][r][pair % 2 + 2]};
       __syncthreads();
-      for (int pair = warp; pair < kPairs; pair += warps) {
-        float2 sum = sums[pair * warps * 32 + lane];
-        for (int w = 1; w < warps; ++w) {
-          const float2 more = sums[(pair * warps + w) * 32 + lane];
+      for (int item = warp; item < kSide * kPairs; item += warps) {
+        float2 sum = sums[item * slices * 32 + lane];
+        for (int w = 1; w < slices; ++w) {
+          const float2 more = sums[(item * slices + w) * 32 + lane];
           sum.x += more.x;
           sum.y += more.y;
         }
-        const int place = (r * kPairs + pair) * 32 + lane;
-        constexpr int kOfRange = kRows * kPairs * 32;
+        constexpr int kOfRange = kRows * kSide * kPairs * 32;
+        const int place = (r * kSide * kPairs + item) * 32 + lane;
         if (!finishes) {
           p.partials[static_cast<std::int64_t>(range) * kOfRange + place] = sum;
           continue;
         }
+#pragma unroll 4
         for (int other = range + 1; other < others; ++other) {
           const float2 more =
               __ldcg(p.partials + static_cast<std::int64_t>(other) * kOfRange + place);
           sum.x += more.x;
           sum.y += more.y;
         }
-        const int output = tile * kHigh * 16 + pair / 2 * 16 + (lane >> 2) * 2;
+        const int pair = item % kPairs;
+        const int output =
+            ((tile * kSide + item / kPairs) * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
         const int row = r * 8 + (lane & 3) * 2 + pair % 2;
         if (output < p.n && row < p.m) {
           if (p.bias) {
@@ -320,16 +319,16 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
       }
       __syncthreads();
     }
-    if (threadIdx.x == 0) {
-      if (!finishes) set_flag(p.flags + range, 1);
-      for (int other = range + 1; other < others; ++other) set_flag(p.flags + other, 0);
-    }
+    if (!finishes && threadIdx.x == 0) set_flag(p.flags + range);
+    for (int other = range + 1 + static_cast<int>(threadIdx.x); other < others;
+         other += static_cast<int>(blockDim.x))
+      p.flags[other] = 0;
   }
 }
 
-template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
 cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kFine>;
+  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kSide, kFine>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
@@ -340,11 +339,21 @@ cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t st
 
 template <class T, CodeKind kKind, bool kFine>
 cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  if (plan.row_tiles == 4) return launch<T, kKind, 4, 4, kFine>(plan, params, stream);
-  if (plan.row_tiles == 2) return launch<T, kKind, 4, 2, kFine>(plan, params, stream);
-  if (plan.tiles_high == 4) return launch<T, kKind, 4, 1, kFine>(plan, params, stream);
-  if (plan.tiles_high == 2) return launch<T, kKind, 2, 1, kFine>(plan, params, stream);
-  return launch<T, kKind, 1, 1, kFine>(plan, params, stream);
+  switch (plan.tiles_high * 100 + plan.row_tiles * 10 + plan.side) {
+    case 111: return launch<T, kKind, 1, 1, 1, kFine>(plan, params, stream);
+    case 211: return launch<T, kKind, 2, 1, 1, kFine>(plan, params, stream);
+    case 411: return launch<T, kKind, 4, 1, 1, kFine>(plan, params, stream);
+    case 121: return launch<T, kKind, 1, 2, 1, kFine>(plan, params, stream);
+    case 221: return launch<T, kKind, 2, 2, 1, kFine>(plan, params, stream);
+    case 421: return launch<T, kKind, 4, 2, 1, kFine>(plan, params, stream);
+    case 424: return launch<T, kKind, 4, 2, 4, kFine>(plan, params, stream);
+    case 141: return launch<T, kKind, 1, 4, 1, kFine>(plan, params, stream);
+    case 241: return launch<T, kKind, 2, 4, 1, kFine>(plan, params, stream);
+    case 144: return launch<T, kKind, 1, 4, 4, kFine>(plan, params, stream);
+    case 244: return launch<T, kKind, 2, 4, 4, kFine>(plan, params, stream);
+    case 444: return launch<T, kKind, 4, 4, 4, kFine>(plan, params, stream);
+    default: return cudaErrorInvalidValue;
+  }
 }
 
 template <class T>
@@ -359,47 +368,48 @@ cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Param
 
 }  // namespace
 
-StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
-  return plan_stream(shape, m, limits, 0);
+StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+                       int tiles_high, int side, int warps) {
+  StreamPlan plan;
+  plan.tiles_high = tiles_high;
+  plan.side = side;
+  plan.row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
+  plan.early = limits.early_start;
+  const int outputs = 16 * tiles_high * side;
+  plan.split.tiles = static_cast<int>((shape.n + outputs - 1) / outputs);
+  plan.split.steps = static_cast<int>(shape.steps);
+  const bool fine = shape.group_shift == 5;
+  const auto bytes = [&](int count) {
+    const int slices = count / side, stages = stages_of(side);
+    return static_cast<std::size_t>((shape.kind == CodeKind::table4 ? kTableBytes : 0) +
+                                    stages * (count * (codes_of(tiles_high) +
+                                                       words_of(tiles_high, fine)) +
+                                              slices * x_of(plan.row_tiles)) +
+                                    count * tiles_high * 2 * 32 * static_cast<int>(sizeof(float2)));
+  };
+  plan.warps = std::min(warps, plan.row_tiles == 4 ? 8 : 12) / side * side;
+  while (plan.warps > side && bytes(plan.warps) > limits.shared_bytes) plan.warps -= side;
+  plan.shared_bytes = bytes(plan.warps);
+  // One tile a block when that fills the device nearly; else equal shares.
+  const int units = plan.split.units(), tiles = plan.split.tiles, slices = plan.warps / side;
+  const bool whole = tiles <= limits.processors && 10 * tiles >= 9 * limits.processors;
+  plan.split.ranges =
+      whole ? tiles : std::max(1, std::min(limits.processors, units / std::min(units, slices)));
+  return plan;
 }
 
-StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high) {
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
   StreamPlan best;
   double best_time = 0;
-  const int row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
   for (const int high : {4, 2, 1}) {
-    if (row_tiles > 1 && high != 4) break;
-    if (tiles_high != 0 && high != tiles_high % 10) continue;
-    StreamPlan plan;
-    plan.early = limits.early_start;
-    plan.tiles_high = high;
-    plan.row_tiles = row_tiles;
-    plan.split.tiles =
-        static_cast<int>((shape.n + 16 * high - 1) / (16 * high));
-    plan.split.steps = static_cast<int>(shape.steps);
-    const bool fine = shape.group_shift == 5;
-    const std::size_t table = shape.kind == CodeKind::table4 ? kTableBytes : 0;
-    const auto bytes = [&](int warps) {
-      return table + static_cast<std::size_t>(warps) *
-                         (kStages * stage_bytes(high, row_tiles, fine) +
-                          static_cast<std::size_t>(high) * 2 * 32 * sizeof(float2));
-    };
-    plan.warps = row_tiles == 4 ? 8 : 12;
-    if (tiles_high >= 10) plan.warps = std::min(plan.warps, tiles_high / 10);
-    while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
-    plan.shared_bytes = bytes(plan.warps);
-    // One tile a block when that fills the device nearly; else equal shares.
-    const int units = plan.split.units();
-    const bool whole = plan.split.tiles <= limits.processors &&
-                       10 * plan.split.tiles >= 9 * limits.processors;
-    plan.split.ranges =
-        whole ? plan.split.tiles
-              : std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
+    const auto plan =
+        stream_plan(shape, m, limits, high, m > 8 && high == 4 ? 4 : 1, m > 16 ? 8 : 12);
     // Steps that the slowest warp takes, in tiles of 512 bytes; meeting costs about as much as
     // twelve of them a warp.
-    const int most = (units + plan.split.ranges - 1) / plan.split.ranges;
-    const double time = static_cast<double>((most + plan.warps - 1) / plan.warps * plan.warps) *
+    const int slices = plan.warps / plan.side;
+    const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
+    const bool whole = plan.split.ranges == plan.split.tiles;
+    const double time = static_cast<double>((most + slices - 1) / slices * plan.warps) *
                             (high + 0.5) +
                         (whole ? 0 : 12.0 * plan.warps);
     if (best.split.tiles == 0 || time < best_time) {
@@ -426,13 +436,13 @@ cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cud
   p.m = static_cast<int>(args.m);
   p.n = static_cast<int>(shape.n);
   p.k = static_cast<int>(shape.k);
+  p.bands = static_cast<int>(shape.bands);
   p.steps = static_cast<int>(shape.steps);
   p.groups = static_cast<int>(shape.groups);
   p.group_shift = shape.group_shift;
-  p.bf16_scales = args.weight.scales == Element::bf16;
   p.split = plan.split;
   const bool fine = shape.group_shift == 5;
-  return args.element == Element::f16 ? launch<__half>(plan, shape.kind, fine, p, stream)
+  return args.weight.element == Element::f16 ? launch<__half>(plan, shape.kind, fine, p, stream)
                                       : launch<__nv_bfloat16>(plan, shape.kind, fine, p, stream);
 }
 

@@ -24,7 +24,6 @@ struct Params {
   int* flags;
   std::int64_t y_stride;
   int m, n, bands, steps, groups, group_shift, stages, row_tiles;
-  bool bf16_scales;
   WorkSplit split;
 };
 
@@ -53,11 +52,11 @@ __device__ __forceinline__ void wait(std::uint32_t barrier, int parity) {
 }
 
 __device__ __forceinline__ void copy_bulk(std::uint32_t to, const void* from, int bytes,
-                                          std::uint32_t barrier, std::uint64_t policy) {
+                                          std::uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
-      "%2, [%3], %4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          to),
+      "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
 __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map, int column,
@@ -73,27 +72,25 @@ __device__ __forceinline__ void meet(int group) {
   asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
 }
 
-/// Both halves the scale of a word, as T.
-template <class T>
-__device__ __forceinline__ std::uint32_t scale_pair(std::uint32_t word, bool is_bf16) {
-  if (is_bf16 == std::is_same_v<T, __nv_bfloat16>) return __byte_perm(word, 0, 0x1010);
-  const float scale = scale_of(word, is_bf16);
-  return pack<T>(scale, scale);
+/// Both halves the scale of a word.
+__device__ __forceinline__ std::uint32_t scale_pair(std::uint32_t word) {
+  return __byte_perm(word, 0, 0x1010);
 }
 
-template <class T, int kBands, int kRows>
+/// kBands groups of four warps, kRows rows of x; kFine: groups of 32 inputs.
+template <class T, int kBands, int kRows, bool kFine>
 __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
     wgmma_kernel(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) char shared[];
   __shared__ __align__(8) std::uint64_t full[16], empty[16];
-  const int group_words = kStageInputs >> min(p.group_shift, 7);  // groups in a stage
+  const int group_words = kFine ? 4 : p.group_shift == 6 ? 2 : 1;  // groups in a stage
   constexpr int kXBytes = kRows * 128;                            // of 64 inputs
   const int word_bytes = group_words * 256;
   const int stage_bytes = 2 * kXBytes + kBands * (kBandStage + 1024);
   const int warpgroup = threadIdx.x / kWarpgroup;
   const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
-  const int first_unit = p.split.begin(range), last = p.split.begin(range + 1);
+  WorkOfRange work(p.split, range);
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < p.stages; ++s) {
@@ -109,34 +106,38 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
     if constexpr (kBands == 4)
       asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     else
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == kBands * kWarpgroup) {
-      std::uint64_t policy;
-      asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+      wait_for_previous_kernel();
       int stage = 0, parity = 1;
-      for (int unit = first_unit; unit < last; ++unit) {
-        const int tile = unit / p.split.steps, step = unit - tile * p.split.steps;
-        const int band = tile / p.row_tiles * kBands, row = tile % p.row_tiles * kRows;
+      while (work.next()) {
+        const int band = work.tile / p.row_tiles * kBands, row = work.tile % p.row_tiles * kRows;
         const int bands = min(kBands, p.bands - band);
-        const std::uint32_t barrier = shared_address(&full[stage]);
-        const std::uint32_t at = shared_address(shared + stage * stage_bytes);
-        wait(shared_address(&empty[stage]), parity);
-        arrive_expecting(barrier, bands * (kBandStage + word_bytes) + 2 * kXBytes);
-        const int group = (step * kStageInputs) >> p.group_shift;
-        for (int b = 0; b < bands; ++b) {
-          const std::int64_t whole = band + b;
-          copy_bulk(at + 2 * kXBytes + b * kBandStage,
-                    p.codes + (whole * p.steps + step * kStageTiles) * 2048, kBandStage, barrier,
-                    policy);
-          copy_bulk(at + 2 * kXBytes + kBands * kBandStage + b * 1024,
-                    p.words + (whole * p.groups + group) * 256, word_bytes, barrier, policy);
-        }
-        if (unit == first_unit) wait_for_previous_kernel();
-        copy_box(at, &x_map, step * kStageInputs, row, barrier);
-        copy_box(at + kXBytes, &x_map, step * kStageInputs + 64, row, barrier);
-        if (++stage == p.stages) {
-          stage = 0;
-          parity ^= 1;
+        const char* codes =
+            p.codes + (static_cast<std::int64_t>(band) * p.steps + work.begin * kStageTiles) * 2048;
+        for (int step = work.begin; step < work.end; ++step, codes += kBandStage) {
+          const std::uint32_t barrier = shared_address(&full[stage]);
+          std::uint32_t at = shared_address(shared + stage * stage_bytes);
+          wait(shared_address(&empty[stage]), parity);
+          arrive_expecting(barrier, bands * (kBandStage + word_bytes) + 2 * kXBytes);
+          copy_box(at, &x_map, step * kStageInputs, row, barrier);
+          copy_box(at + kXBytes, &x_map, step * kStageInputs + 64, row, barrier);
+          at += 2 * kXBytes;
+          const char* words =
+              p.words +
+              (static_cast<std::int64_t>(band) * p.groups + ((step * kStageInputs) >> p.group_shift)) *
+                  256;
+#pragma unroll 1
+          for (int b = 0; b < bands; ++b) {
+            copy_bulk(at + b * kBandStage, codes + static_cast<std::int64_t>(b) * p.steps * 2048,
+                      kBandStage, barrier);
+            copy_bulk(at + kBands * kBandStage + b * 1024,
+                      words + static_cast<std::int64_t>(b) * p.groups * 256, word_bytes, barrier);
+          }
+          if (++stage == p.stages) {
+            stage = 0;
+            parity ^= 1;
+          }
         }
       }
     }
@@ -146,24 +147,20 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   if constexpr (kBands == 4)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
   else
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
   const int thread = threadIdx.x % kWarpgroup, warp = thread / 32, lane = thread % 32;
   const int code_offset = 2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
   const int word_offset =
       2 * kXBytes + kBands * kBandStage + warpgroup * 1024 + warp * 64 + (lane >> 2) * 8;
-  const int word_shift = min(p.group_shift, 7) - 5;
+  const int half_words = p.group_shift == 6 ? 256 : 0;  // from the first 64 inputs to the others
 
   int stage = 0, parity = 0;
-  int unit = first_unit;
-  while (unit < last) {
-    const int tile = unit / p.split.steps, begin = unit - tile * p.split.steps;
-    const int end = min(p.split.steps, begin + last - unit);
-    unit += end - begin;
+  while (work.next()) {
     float sums[kRows / 8][4];
     constexpr int kBatch = kRows >= 128 ? 2 : 4;  // steps of 16 inputs
     std::uint32_t a[2][kBatch][4];
     int add = 0, before = -1;
-    for (int step = begin; step < end; ++step) {
+    for (int step = work.begin; step < work.end; ++step) {
       wait(shared_address(&full[stage]), parity);
       const char* at = shared + stage * stage_bytes;
 #pragma unroll
@@ -174,13 +171,13 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
         std::uint32_t zeros[2], scales[2];
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
-          if (s == 0 || (s == 2 && word_shift == 0)) {
+          if (s == 0 || (kFine && s == 2)) {
             const uint2 word = *reinterpret_cast<const uint2*>(
-                at + word_offset + ((half * 2 + s / 2) >> word_shift) * 256);
+                at + word_offset + (kFine ? (half * 2 + s / 2) * 256 : half * half_words));
             zeros[0] = zero_pair<T>(word.x);
             zeros[1] = zero_pair<T>(word.y);
-            scales[0] = scale_pair<T>(word.x, p.bf16_scales);
-            scales[1] = scale_pair<T>(word.y, p.bf16_scales);
+            scales[0] = scale_pair(word.x);
+            scales[1] = scale_pair(word.y);
           }
           std::uint32_t(&fragment)[4] = a[(half * 4 + s) / kBatch % 2][s % kBatch];
 #pragma unroll
@@ -211,26 +208,26 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
     if (lane == 0) arrive(shared_address(&empty[before]));
 
     wait_for_previous_kernel();
-    const bool finishes = begin == 0;
     const auto partials_of = [&](int of) {
       return p.partials + (static_cast<std::int64_t>(of) * kBands + warpgroup) * (kRows / 8) * 128 +
              thread;
     };
-    if (!finishes) {
+    if (work.begin != 0) {
       float4* to = partials_of(range);
 #pragma unroll
       for (int r = 0; r < kRows / 8; ++r)
         to[r * 128] = float4{sums[r][0], sums[r][1], sums[r][2], sums[r][3]};
       meet(warpgroup);
-      if (thread == 0) set_flag(p.flags + range * kBands + warpgroup, 1);
+      if (thread == 0) set_flag(p.flags + range * kBands + warpgroup);
       continue;
     }
-    const int tile_end = (tile + 1) * p.split.steps;
-    if (end != p.split.steps) {
-      int others = range + 1;
-      for (; p.split.begin(others) < tile_end; ++others)
-        if (thread == 0) wait_for(p.flags + others * kBands + warpgroup);
+    const int others = work.end_of_parts();
+    if (others > range + 1) {
+      const int other_of_thread = range + 1 + thread;
+      if (other_of_thread < others) wait_for(p.flags + other_of_thread * kBands + warpgroup);
+      __syncwarp();
       meet(warpgroup);
+      if (other_of_thread < others) p.flags[other_of_thread * kBands + warpgroup] = 0;
       for (int other = range + 1; other < others; ++other) {
         const float4* from = partials_of(other);
 #pragma unroll
@@ -242,13 +239,9 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
           sums[r][3] += more.w;
         }
       }
-      meet(warpgroup);
-      if (thread == 0)
-        for (int other = range + 1; other < others; ++other)
-          set_flag(p.flags + other * kBands + warpgroup, 0);
     }
-    const int output = (tile / p.row_tiles * kBands + warpgroup) * 64 + warp * 16 + (lane >> 2) * 2;
-    const int row = tile % p.row_tiles * kRows + (lane & 3) * 2;
+    const int output = (work.tile / p.row_tiles * kBands + warpgroup) * 64 + warp * 16 + (lane >> 2) * 2;
+    const int row = work.tile % p.row_tiles * kRows + (lane & 3) * 2;
     const float2 bias = p.bias && output < p.n ? float2{p.bias[output], p.bias[output + 1]}
                                                : float2{0, 0};
     T* y = static_cast<T*>(p.y) + row * p.y_stride + output;
@@ -287,7 +280,8 @@ Encode encoder() {
 template <class T, int kBands, int kRows>
 cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
                    cudaStream_t stream) {
-  const auto kernel = wgmma_kernel<T, kBands, kRows>;
+  const auto kernel = params.group_shift == 5 ? wgmma_kernel<T, kBands, kRows, true>
+                                              : wgmma_kernel<T, kBands, kRows, false>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
@@ -299,13 +293,10 @@ template <class T>
 cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
                    cudaStream_t stream) {
   if (plan.bands == 2) {
-    if (plan.rows == 16) return launch<T, 2, 16>(plan, params, map, stream);
-    if (plan.rows == 32) return launch<T, 2, 32>(plan, params, map, stream);
     if (plan.rows == 64) return launch<T, 2, 64>(plan, params, map, stream);
     if (plan.rows == 128) return launch<T, 2, 128>(plan, params, map, stream);
     if (plan.rows == 256) return launch<T, 2, 256>(plan, params, map, stream);
   } else if (plan.bands == 4) {
-    if (plan.rows == 16) return launch<T, 4, 16>(plan, params, map, stream);
     if (plan.rows == 32) return launch<T, 4, 32>(plan, params, map, stream);
     if (plan.rows == 64) return launch<T, 4, 64>(plan, params, map, stream);
     if (plan.rows == 128) return launch<T, 4, 128>(plan, params, map, stream);
@@ -327,6 +318,7 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
   const bool whole = tiles <= processors && 10 * tiles >= 9 * processors;
   plan.split.ranges =
       whole ? tiles : std::max(1, std::min(processors, plan.split.units() / 2));
+  plan.split.waves = tiles / plan.split.ranges;
   const int bytes = stage_bytes(bands, rows);
   plan.stages = static_cast<int>(
       std::min<std::size_t>(16, (limits.shared_bytes - 2048) / static_cast<std::size_t>(bytes)));
@@ -335,11 +327,13 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
 }
 
 WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
-  const int rows = m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 ? 64 : 128;
+  const int rows = m <= 32 ? 32 : m <= 64 ? 64 : 128;
   const int bands = shape.bands / 4 * plan_wgmma(shape, m, limits, 4, rows).row_tiles * 4 >=
                             limits.processors
                         ? 4
                         : 2;
+  if (m > 128) return plan_wgmma(shape, m, limits, 2, 256);
+  if (bands == 2 && rows == 32) return plan_wgmma(shape, m, limits, 2, 64);
   return plan_wgmma(shape, m, limits, bands, rows);
 }
 
@@ -353,7 +347,7 @@ cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaS
   const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(plan.rows)}, steps[2] = {1, 1};
   const CUresult made = encode(
       &map,
-      args.element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+      args.weight.element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                    : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
       2, const_cast<void*>(args.x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
@@ -375,9 +369,8 @@ cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaS
   p.group_shift = shape.group_shift;
   p.stages = plan.stages;
   p.row_tiles = plan.row_tiles;
-  p.bf16_scales = args.weight.scales == Element::bf16;
   p.split = plan.split;
-  return args.element == Element::f16 ? launch<__half>(plan, p, map, stream)
+  return args.weight.element == Element::f16 ? launch<__half>(plan, p, map, stream)
                                       : launch<__nv_bfloat16>(plan, p, map, stream);
 }
 
