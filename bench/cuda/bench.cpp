@@ -291,7 +291,7 @@ int main(int argc, char** argv) {
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   if (mode == "check") check();
   if (mode == "tune") {
-    tune({{8192, 28672}, {28672, 8192}}, {1, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 4096}, CodeKind::int4, 128);
+    tune({{8192, 28672}, {28672, 8192}}, {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048}, CodeKind::int4, 128);
     tune({{4096, 4096}}, {1, 8, 16, 32, 64, 128, 512}, CodeKind::int4, 128);
     tune({{8192, 28672}, {4096, 4096}}, {1, 8, 16, 32}, CodeKind::table4, 64);
   }

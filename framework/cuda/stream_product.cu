@@ -29,6 +29,10 @@ struct Params {
 /// Bytes of a stage of a warp's ring; kHigh tiles of 16 outputs, kFine: groups of 32 inputs.
 __host__ __device__ constexpr int codes_of(int high) { return high * static_cast<int>(kTileBytes); }
 __host__ __device__ constexpr int words_of(int high, bool fine) { return high * 64 * (fine ? 2 : 1); }
+/// Warps of a block that there are registers for.
+__host__ __device__ constexpr int most_warps(int high, int row_tiles, bool fine) {
+  return row_tiles == 4 && (high == 4 || fine) ? 8 : 12;
+}
 /// Of 64 inputs of x, in tiles of 8 rows.
 __host__ __device__ constexpr int x_of(int row_tiles) { return row_tiles * 1024; }
 
@@ -77,41 +81,10 @@ __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// The steps of one warp: every `stride`-th of each tile's part of a range.
-struct Steps {
-  int tile, at, end, next, last, steps, first, stride;
-
-  __device__ Steps(const WorkSplit& split, int range, int warp, int warps)
-      : last(split.begin(range + 1)), steps(split.steps), first(warp), stride(warps) {
-    const int begin = split.begin(range);
-    tile = begin / steps;
-    const int k = begin - tile * steps;
-    end = min(steps, k + last - begin);
-    next = begin + end - k;
-    at = k + warp;
-    settle();
-  }
-  __device__ bool done() const { return at >= end; }
-  __device__ void advance() {
-    at += stride;
-    settle();
-  }
-
- private:
-  __device__ void settle() {
-    while (at >= end && next < last) {
-      ++tile;
-      at = first;
-      end = min(steps, last - next);
-      next += end;
-    }
-  }
-};
-
 /// kHigh tiles of 16 outputs a warp, kRows tiles of 8 rows of x, kSide warps that take the same
 /// inputs of different outputs and share what they read of x.
 template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
-__global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
+__global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
     stream_kernel(const __grid_constant__ Params p) {
   constexpr int kStages = stages_of(kSide);
   constexpr int kCodes = codes_of(kHigh), kStage = kCodes + words_of(kHigh, kFine);
@@ -125,48 +98,86 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   char* const x_ring = rings + warps * (kStages * kStage) + slice * (kStages * kX);
   auto* const sums =
       reinterpret_cast<float2*>(rings + warps * (kStages * kStage) + slices * (kStages * kX));
-  const std::uint32_t ring_address = shared_address(ring), x_address = shared_address(x_ring);
+  const std::uint32_t ring_address =
+      shared_address(ring) + static_cast<std::uint32_t>(lane * 16);
+  const std::uint32_t x_address = shared_address(x_ring);
+  const int group_steps_shift = p.group_shift - 6;  // of groups of 64 inputs and more
   const std::uint64_t policy = evict_first();
   const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
   const int x_rows = min(p.m, 8 * kRows);
   let_next_kernel_start();
 
-  const auto fetch_weight = [&](const Steps& s, int stage) {
-    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * kStage + lane * 16);
-    const int tile = (s.tile * kSide + side) * kHigh;  // of 16 outputs
+  // What this warp fetches: every `slices`-th step of each tile's part of the range.
+  const int last = p.split.begin(range + 1);
+  int tile_ahead, at_ahead, end_ahead, next_ahead;
+  const uint4* codes_ahead;
+  const std::uint32_t* words_ahead;
+  constexpr int kSet = kHigh * 4, kWordChunks = kSet * (kFine ? 2 : 1);
+  const auto point_at_tile = [&] {
+    const int tile = (tile_ahead * kSide + side) * kHigh;  // of 16 outputs
     const int band = min(tile / 4, p.bands - 1), first = tile % 4;
-    const uint4* codes =
-        p.codes + ((static_cast<std::int64_t>(band) * p.steps + s.at) * 4 + first) * 32 + lane;
+    codes_ahead = p.codes +
+                  ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
+    words_ahead = p.words + static_cast<std::int64_t>(band) * p.groups * 64 + first * 16 +
+                  lane % kSet * 4 + (kFine ? lane / kSet * 64 : 0);
+  };
+  const auto settle = [&] {
+    if (at_ahead < end_ahead) return;
+    while (at_ahead >= end_ahead && next_ahead < last) {
+      ++tile_ahead;
+      at_ahead = slice;
+      end_ahead = min(p.split.steps, last - next_ahead);
+      next_ahead += end_ahead;
+    }
+    point_at_tile();
+  };
+  const auto advance = [&] {
+    at_ahead += slices;
+    codes_ahead += slices * 128;
+    settle();
+  };
+  const auto fetch_weight = [&](int stage) {
+    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * kStage);
 #pragma unroll
     for (int i = 0; i < kHigh; ++i)
-      copy_once(to + static_cast<std::uint32_t>(i * 512), codes + i * 32, policy);
-    constexpr int kSet = kHigh * 4, kChunks = kSet * (kFine ? 2 : 1);
-    if (lane < kChunks) {
-      const int set = kFine ? lane / kSet : 0, place = kFine ? lane % kSet : lane;
-      const int group = kFine ? 2 * s.at + set : (s.at * 64) >> p.group_shift;
+      copy_once(to + static_cast<std::uint32_t>(i * 512), codes_ahead + i * 32, policy);
+    if (lane < kWordChunks)
       copy(to + static_cast<std::uint32_t>(kCodes),
-           p.words + (static_cast<std::int64_t>(band) * p.groups + group) * 64 + first * 16 +
-               place * 4,
-           16);
-    }
+           words_ahead + (kFine ? at_ahead * 128 : (at_ahead >> group_steps_shift) * 64), 16);
   };
-  const auto fetch_x = [&](const Steps& s, int stage) {
-    const std::uint32_t to = x_address + static_cast<std::uint32_t>(stage * kX);
-    const int chunk = lane % 8, column = s.at * 64 + chunk * 8;
-    const int bytes = column < p.k ? 16 : 0;
-    const char* from = p.x + (column < p.k ? column * 2 : 0);
-    for (int row = side * 4 + lane / 8; row < x_rows; row += 4 * kSide)
-      copy(to + static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4)),
-           from + row * p.x_stride, bytes);
+  constexpr int kRowsApart = 4 * kSide;
+  const int x_lane = side * 4 + lane / 8;
+  const char* const x_of_lane = p.x + x_lane * p.x_stride + lane % 8 * 16;
+  const std::uint32_t x_place =
+      x_address + static_cast<std::uint32_t>(x_lane * 128 + ((lane % 8 ^ (x_lane & 7)) << 4));
+  const auto fetch_x = [&](int stage) {
+    const std::uint32_t to = x_place + static_cast<std::uint32_t>(stage * kX);
+    const int bytes = at_ahead * 64 + lane % 8 * 8 < p.k ? 16 : 0;
+    const char* from = x_of_lane + at_ahead * 128;
+#pragma unroll
+    for (int i = 0; i * kRowsApart < kRows * 8; ++i)
+      if (x_lane + i * kRowsApart < x_rows)
+        copy((kSide == 1 && i % 2 == 1 ? to ^ 64U : to) + i * kRowsApart * 128,
+             from + i * kRowsApart * p.x_stride, bytes);
   };
 
   // The weight does not depend on what ran before: its first pieces are asked for at once.
-  Steps ahead(p.split, range, slice, slices);
-  {
-    Steps weights = ahead;
-    for (int stage = 0; stage < kStages - 1 && !weights.done(); ++stage, weights.advance())
-      fetch_weight(weights, stage);
-  }
+  const auto start = [&] {
+    const int begin = p.split.begin(range);
+    tile_ahead = begin / p.split.steps;
+    const int k = begin - tile_ahead * p.split.steps;
+    end_ahead = min(p.split.steps, k + last - begin);
+    next_ahead = begin + end_ahead - k;
+    at_ahead = k + slice;
+    if (at_ahead < end_ahead)
+      point_at_tile();
+    else
+      settle();
+  };
+  start();
+  for (int stage = 0; stage < kStages - 1 && at_ahead < end_ahead; ++stage, advance())
+    fetch_weight(stage);
+  start();
   // Rows of x that there are not are zero in every stage, once for all.
   for (int stage = 0; stage < kStages; ++stage)
     for (int i = x_rows * 8 + side * 32 + lane; i < kRows * 64; i += 32 * kSide)
@@ -180,9 +191,9 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   }
   wait_for_previous_kernel();
   for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (!ahead.done()) {
-      fetch_x(ahead, stage);
-      ahead.advance();
+    if (at_ahead < end_ahead) {
+      fetch_x(stage);
+      advance();
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
@@ -191,7 +202,6 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   int stage = 0, free_stage = kStages - 1;
   const int x_chunk = lane >> 3, x_row = lane & 7;
   int unit = p.split.begin(range);
-  const int last = p.split.begin(range + 1);
   while (unit < last) {
     const int tile = unit / p.split.steps, begin = unit - tile * p.split.steps;
     const int end = min(p.split.steps, begin + last - unit);
@@ -203,14 +213,15 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
         __syncwarp();
       else
         asm volatile("bar.sync %0, %1;" ::"r"(1 + slice), "n"(32 * kSide) : "memory");
-      if (!ahead.done()) {
-        fetch_weight(ahead, free_stage);
-        fetch_x(ahead, free_stage);
-        ahead.advance();
+      if (at_ahead < end_ahead) {
+        fetch_weight(free_stage);
+        fetch_x(free_stage);
+        advance();
       }
       asm volatile("cp.async.commit_group;" ::: "memory");
       const char* at = ring + stage * kStage;
       const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kX + x_row * 128);
+      float x_sums[kRows][kFine ? 2 : 1][4] = {};  // over the inputs of a group
       std::uint32_t b[kRows][2][4];
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -218,6 +229,16 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
         for (int half = 0; half < 2; ++half)
           load_matrices(b[r][half], x_at + static_cast<std::uint32_t>(
                                                r * 1024 + (((half * 4 + x_chunk) ^ x_row) << 4)));
+      if constexpr (!kTable) {
+        const std::uint32_t ones[4] = {Pair<T>::kOnes, Pair<T>::kOnes, Pair<T>::kOnes,
+                                       Pair<T>::kOnes};
+#pragma unroll
+        for (int s = 0; s < 4; ++s)
+#pragma unroll
+          for (int r = 0; r < kRows; ++r)
+            mma<T>(x_sums[r][kFine ? s / 2 : 0], ones, b[r][s / 2][s % 2 * 2],
+                   b[r][s / 2][s % 2 * 2 + 1]);
+      }
 #pragma unroll
       for (int h = 0; h < kHigh; ++h) {
         const uint4 packed = *reinterpret_cast<const uint4*>(at + (h * 32 + lane) * 16);
@@ -242,23 +263,27 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
                            : "r"((moved & 0x7F80) + table));
             }
           } else {
-            const std::uint32_t zeros[2] = {zero_pair<T>(word.x), zero_pair<T>(word.y)};
 #pragma unroll
-            for (int i = 0; i < 4; ++i) a[i] = centred<T>(codes[s], i, zeros[i & 1]);
+            for (int i = 0; i < 4; ++i) a[i] = with_magic<T>(codes[s], i);
           }
 #pragma unroll
           for (int r = 0; r < kRows; ++r)
             mma<T>(part[r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
           if (s == 3 || (kFine && s == 1)) {
-            const float low = kTable ? __uint_as_float(word.x) : scale_of<T>(word.x);
-            const float high = kTable ? __uint_as_float(word.y) : scale_of<T>(word.y);
+            // Magic numbers and zero points come off the sums, where they cost least.
+            const float scales[2] = {kTable ? __uint_as_float(word.x) : scale_of<T>(word.x),
+                                     kTable ? __uint_as_float(word.y) : scale_of<T>(word.y)};
+            const float zeros[2] = {kTable ? 0 : magic_zero<T>(word.x),
+                                    kTable ? 0 : magic_zero<T>(word.y)};
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              total[h][r][0] += low * part[r][0];
-              total[h][r][1] += low * part[r][1];
-              total[h][r][2] += high * part[r][2];
-              total[h][r][3] += high * part[r][3];
-            }
+            for (int r = 0; r < kRows; ++r)
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                const float sum =
+                    kTable ? part[r][i]
+                           : part[r][i] - zeros[i / 2] * x_sums[r][kFine ? s / 2 : 0][i % 2];
+                total[h][r][i] += scales[i / 2] * sum;
+              }
           }
         }
       }
@@ -387,7 +412,7 @@ StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceL
                                               slices * x_of(plan.row_tiles)) +
                                     count * tiles_high * 2 * 32 * static_cast<int>(sizeof(float2)));
   };
-  plan.warps = std::min(warps, plan.row_tiles == 4 ? 8 : 12) / side * side;
+  plan.warps = std::min(warps, most_warps(tiles_high, plan.row_tiles, fine)) / side * side;
   while (plan.warps > side && bytes(plan.warps) > limits.shared_bytes) plan.warps -= side;
   plan.shared_bytes = bytes(plan.warps);
   // One tile a block when that fills the device nearly; else equal shares.
@@ -403,7 +428,7 @@ StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceL
   double best_time = 0;
   for (const int high : {4, 2, 1}) {
     const auto plan =
-        stream_plan(shape, m, limits, high, m > 8 && high == 4 ? 4 : 1, m > 16 ? 8 : 12);
+        stream_plan(shape, m, limits, high, m > 8 && high == 4 ? 4 : 1, 12);
     // Steps that the slowest warp takes, in tiles of 512 bytes; meeting costs about as much as
     // twelve of them a warp.
     const int slices = plan.warps / plan.side;
