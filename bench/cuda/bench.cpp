@@ -127,12 +127,6 @@ void expect(bool good, const std::string& what) {
   }
 }
 
-/// Whether a stream variant has a kernel for so many rows.
-bool is_built(int variant, std::int64_t m) {
-  const int side = variant / 10 % 10, high = variant % 10;
-  return side == 1 ? m <= 8 || true : m > 16 || (m > 8 && high == 4);
-}
-
 struct Variant {
   Way way;
   int number;
@@ -140,13 +134,10 @@ struct Variant {
   int most_rows;
 };
 const Variant kVariants[] = {
-    {Way::stream, 1211, "s1", 32},      {Way::stream, 1212, "s2", 32},
-    {Way::stream, 1214, "s4", 32},      {Way::stream, 1241, "s1x4", 32},
-    {Way::stream, 1242, "s2x4", 32},    {Way::stream, 1244, "s4x4", 32},
-    {Way::wgmma, 4032, "w4x32", 32},    {Way::wgmma, 2064, "w2x64", 128},
-    {Way::wgmma, 4064, "w4x64", 128},   {Way::wgmma, 2128, "w2x128", 1 << 30},
-    {Way::wgmma, 4128, "w4x128", 1 << 30}, {Way::wgmma, 2256, "w2x256", 1 << 30},
-    {Way::automatic, 0, "auto", 1 << 30},
+    {Way::stream, 1, "stream 1", 8},       {Way::stream, 2, "stream 2", 64},
+    {Way::stream, 4, "stream 4", 16},      {Way::wgmma, 4032, "wgmma 32", 32},
+    {Way::wgmma, 2064, "wgmma 64", 128},   {Way::wgmma, 2128, "wgmma 128", 1 << 30},
+    {Way::wgmma, 2256, "wgmma 256", 1 << 30}, {Way::automatic, 0, "auto", 1 << 30},
 };
 
 void check() {
@@ -178,7 +169,6 @@ void check() {
             for (const auto& v : kVariants) {
               if (v.way == Way::wgmma && kind != CodeKind::int4) continue;
               if (m > std::min(v.most_rows, 300)) continue;
-              if (v.way == Way::stream && (!is_built(v.number, m) || (v.number == 1214 && m > 16))) continue;
               auto y = at::full({m, n}, NAN, x.options());
               run(w, x, y, v.way, v.number, bias);
               const double error = relative(y, expected);
@@ -270,7 +260,6 @@ void tune(const std::vector<std::pair<std::int64_t, std::int64_t>>& shapes,
         if (v.way == Way::wgmma && kind != CodeKind::int4) continue;
         if (v.way == Way::automatic && kind != CodeKind::int4 && m > 64) continue;
         if (m > v.most_rows) continue;
-        if (v.way == Way::stream && (!is_built(v.number, m) || (v.number == 1214 && m > 16))) continue;
         if (v.way == Way::wgmma && (m > 4 * (v.number % 1000) && v.number % 1000 < 128)) continue;
         if (v.way == Way::wgmma && m * 4 < v.number % 1000) continue;
         const double us = time_us(copies, [&](int i) { run(weights[static_cast<std::size_t>(i)], x, y, v.way, v.number); });
@@ -291,9 +280,9 @@ int main(int argc, char** argv) {
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   if (mode == "check") check();
   if (mode == "tune") {
-    tune({{8192, 28672}, {28672, 8192}}, {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048}, CodeKind::int4, 128);
+    tune({{8192, 28672}, {28672, 8192}}, {1, 16, 32, 64, 128, 256, 512, 1024, 2048}, CodeKind::int4, 128);
     tune({{4096, 4096}}, {1, 8, 16, 32, 64, 128, 512}, CodeKind::int4, 128);
-    tune({{8192, 28672}, {4096, 4096}}, {1, 8, 16, 32}, CodeKind::table4, 64);
+    tune({{8192, 28672}}, {1, 16}, CodeKind::table4, 64);
   }
   if (mode == "profile") {  // n k m way variant
     const auto number = [&](int i) { return std::stol(argv[i]); };

@@ -7,9 +7,7 @@
 namespace graft::cuda {
 namespace {
 
-/// Stages of a ring: enough bytes on their way with the number of warps that there is room for.
-__host__ __device__ constexpr int stages_of(int side) { return side == 1 ? 4 : 6; }
-
+constexpr int kStages = 4;  // of a warp's ring
 constexpr int kTableBytes = 256 * 128;  // every pair of codes, once for each lane's bank
 
 struct Params {
@@ -29,12 +27,14 @@ struct Params {
 /// Bytes of a stage of a warp's ring; kHigh tiles of 16 outputs, kFine: groups of 32 inputs.
 __host__ __device__ constexpr int codes_of(int high) { return high * static_cast<int>(kTileBytes); }
 __host__ __device__ constexpr int words_of(int high, bool fine) { return high * 64 * (fine ? 2 : 1); }
-/// Warps of a block that there are registers for.
-__host__ __device__ constexpr int most_warps(int high, int row_tiles, bool fine) {
-  return row_tiles == 4 && (high == 4 || fine) ? 8 : 12;
+/// With 64 inputs of x, in tiles of 8 rows.
+__host__ __device__ constexpr int stage_of(int high, int row_tiles, bool fine) {
+  return codes_of(high) + words_of(high, fine) + row_tiles * 1024;
 }
-/// Of 64 inputs of x, in tiles of 8 rows.
-__host__ __device__ constexpr int x_of(int row_tiles) { return row_tiles * 1024; }
+/// Warps of a block that there are registers for.
+__host__ __device__ constexpr int most_warps(int row_tiles, bool fine) {
+  return row_tiles == 4 || (row_tiles == 2 && fine) ? 8 : 12;
+}
 
 std::uint32_t __device__ __forceinline__ shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -81,41 +81,37 @@ __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// kHigh tiles of 16 outputs a warp, kRows tiles of 8 rows of x, kSide warps that take the same
-/// inputs of different outputs and share what they read of x.
-template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
-__global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
+/// kHigh tiles of 16 outputs, kRows tiles of 8 rows of x; the warps of a block take its steps of 64
+/// inputs in turn. kFine: groups of 32 inputs.
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+__global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
     stream_kernel(const __grid_constant__ Params p) {
-  constexpr int kStages = stages_of(kSide);
-  constexpr int kCodes = codes_of(kHigh), kStage = kCodes + words_of(kHigh, kFine);
-  constexpr int kX = x_of(kRows);
+  constexpr int kCodes = codes_of(kHigh), kBeforeX = kCodes + words_of(kHigh, kFine);
+  constexpr int kStage = stage_of(kHigh, kRows, kFine);
   constexpr bool kTable = kKind == CodeKind::table4;
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int side = warp % kSide, slice = warp / kSide, slices = warps / kSide;
   char* const rings = shared + (kTable ? kTableBytes : 0);
   char* const ring = rings + warp * (kStages * kStage);
-  char* const x_ring = rings + warps * (kStages * kStage) + slice * (kStages * kX);
-  auto* const sums =
-      reinterpret_cast<float2*>(rings + warps * (kStages * kStage) + slices * (kStages * kX));
+  auto* const sums = reinterpret_cast<float2*>(rings + warps * (kStages * kStage));
   const std::uint32_t ring_address =
       shared_address(ring) + static_cast<std::uint32_t>(lane * 16);
-  const std::uint32_t x_address = shared_address(x_ring);
+  const std::uint32_t x_address = shared_address(ring) + kBeforeX;
   const int group_steps_shift = p.group_shift - 6;  // of groups of 64 inputs and more
   const std::uint64_t policy = evict_first();
   const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
   const int x_rows = min(p.m, 8 * kRows);
   let_next_kernel_start();
 
-  // What this warp fetches: every `slices`-th step of each tile's part of the range.
+  // What this warp fetches: every `warps`-th step of each tile's part of the range.
   const int last = p.split.begin(range + 1);
   int tile_ahead, at_ahead, end_ahead, next_ahead;
   const uint4* codes_ahead;
   const std::uint32_t* words_ahead;
   constexpr int kSet = kHigh * 4, kWordChunks = kSet * (kFine ? 2 : 1);
   const auto point_at_tile = [&] {
-    const int tile = (tile_ahead * kSide + side) * kHigh;  // of 16 outputs
-    const int band = min(tile / 4, p.bands - 1), first = tile % 4;
+    const int tile = tile_ahead * kHigh;  // of 16 outputs
+    const int band = tile / 4, first = tile % 4;
     codes_ahead = p.codes +
                   ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
     words_ahead = p.words + static_cast<std::int64_t>(band) * p.groups * 64 + first * 16 +
@@ -125,15 +121,15 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
     if (at_ahead < end_ahead) return;
     while (at_ahead >= end_ahead && next_ahead < last) {
       ++tile_ahead;
-      at_ahead = slice;
+      at_ahead = warp;
       end_ahead = min(p.split.steps, last - next_ahead);
       next_ahead += end_ahead;
     }
     point_at_tile();
   };
   const auto advance = [&] {
-    at_ahead += slices;
-    codes_ahead += slices * 128;
+    at_ahead += warps;
+    codes_ahead += warps * 128;
     settle();
   };
   const auto fetch_weight = [&](int stage) {
@@ -145,20 +141,18 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
       copy(to + static_cast<std::uint32_t>(kCodes),
            words_ahead + (kFine ? at_ahead * 128 : (at_ahead >> group_steps_shift) * 64), 16);
   };
-  constexpr int kRowsApart = 4 * kSide;
-  const int x_lane = side * 4 + lane / 8;
+  const int x_lane = lane / 8;
   const char* const x_of_lane = p.x + x_lane * p.x_stride + lane % 8 * 16;
   const std::uint32_t x_place =
       x_address + static_cast<std::uint32_t>(x_lane * 128 + ((lane % 8 ^ (x_lane & 7)) << 4));
   const auto fetch_x = [&](int stage) {
-    const std::uint32_t to = x_place + static_cast<std::uint32_t>(stage * kX);
+    const std::uint32_t to = x_place + static_cast<std::uint32_t>(stage * kStage);
     const int bytes = at_ahead * 64 + lane % 8 * 8 < p.k ? 16 : 0;
     const char* from = x_of_lane + at_ahead * 128;
 #pragma unroll
-    for (int i = 0; i * kRowsApart < kRows * 8; ++i)
-      if (x_lane + i * kRowsApart < x_rows)
-        copy((kSide == 1 && i % 2 == 1 ? to ^ 64U : to) + i * kRowsApart * 128,
-             from + i * kRowsApart * p.x_stride, bytes);
+    for (int i = 0; i < kRows * 2; ++i)  // of four rows
+      if (x_lane + i * 4 < x_rows)
+        copy((i % 2 == 1 ? to ^ 64U : to) + i * 512, from + i * 4 * p.x_stride, bytes);
   };
 
   // The weight does not depend on what ran before: its first pieces are asked for at once.
@@ -168,7 +162,7 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
     const int k = begin - tile_ahead * p.split.steps;
     end_ahead = min(p.split.steps, k + last - begin);
     next_ahead = begin + end_ahead - k;
-    at_ahead = k + slice;
+    at_ahead = k + warp;
     if (at_ahead < end_ahead)
       point_at_tile();
     else
@@ -180,8 +174,8 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
   start();
   // Rows of x that there are not are zero in every stage, once for all.
   for (int stage = 0; stage < kStages; ++stage)
-    for (int i = x_rows * 8 + side * 32 + lane; i < kRows * 64; i += 32 * kSide)
-      *reinterpret_cast<uint4*>(x_ring + stage * kX + i * 16) = uint4{0, 0, 0, 0};
+    for (int i = x_rows * 8 + lane; i < kRows * 64; i += 32)
+      *reinterpret_cast<uint4*>(ring + stage * kStage + kBeforeX + i * 16) = uint4{0, 0, 0, 0};
   if constexpr (kTable) {
     for (int i = threadIdx.x; i < kTableBytes / 16; i += blockDim.x) {
       const std::uint32_t pair = pack<T>(p.table[i / 8 % 16], p.table[i / 8 / 16]);
@@ -207,12 +201,9 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
     const int end = min(p.split.steps, begin + last - unit);
     unit += end - begin;
     float total[kHigh][kRows][4] = {};
-    for (int step = begin + slice; step < end; step += slices) {
+    for (int step = begin + warp; step < end; step += warps) {
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-      if constexpr (kSide == 1)
-        __syncwarp();
-      else
-        asm volatile("bar.sync %0, %1;" ::"r"(1 + slice), "n"(32 * kSide) : "memory");
+      __syncwarp();
       if (at_ahead < end_ahead) {
         fetch_weight(free_stage);
         fetch_x(free_stage);
@@ -220,7 +211,7 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
       }
       asm volatile("cp.async.commit_group;" ::: "memory");
       const char* at = ring + stage * kStage;
-      const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kX + x_row * 128);
+      const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kStage + x_row * 128);
       float x_sums[kRows][kFine ? 2 : 1][4] = {};  // over the inputs of a group
       std::uint32_t b[kRows][2][4];
 #pragma unroll
@@ -239,51 +230,68 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
             mma<T>(x_sums[r][kFine ? s / 2 : 0], ones, b[r][s / 2][s % 2 * 2],
                    b[r][s / 2][s % 2 * 2 + 1]);
       }
+      // Tiles that are worked on in turn, so that a product need not wait for the one before it.
+      constexpr int kTogether = kHigh < 2 ? 1 : 2;
 #pragma unroll
-      for (int h = 0; h < kHigh; ++h) {
-        const uint4 packed = *reinterpret_cast<const uint4*>(at + (h * 32 + lane) * 16);
-        const std::uint32_t codes[4] = {packed.x, packed.y, packed.z, packed.w};
-        float part[kRows][4];
-        uint2 word;
+      for (int h0 = 0; h0 < kHigh; h0 += kTogether) {
+        std::uint32_t codes[kTogether][4];
+        uint2 word[kTogether];
+        float part[kTogether][kRows][4];
+#pragma unroll
+        for (int h = 0; h < kTogether; ++h) {
+          const uint4 packed = *reinterpret_cast<const uint4*>(at + ((h0 + h) * 32 + lane) * 16);
+          codes[h][0] = packed.x;
+          codes[h][1] = packed.y;
+          codes[h][2] = packed.z;
+          codes[h][3] = packed.w;
+        }
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
-          if (s == 0 || (kFine && s == 2)) {
-            word = *reinterpret_cast<const uint2*>(at + kCodes + (s / 2) * (kHigh * 64) + h * 64 +
-                                                   (lane >> 2) * 8);
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) part[r][0] = part[r][1] = part[r][2] = part[r][3] = 0;
-          }
-          std::uint32_t a[4];
-          if constexpr (kTable) {
+          for (int h = 0; h < kTogether; ++h) {
+            if (s == 0 || (kFine && s == 2)) {
+              word[h] = *reinterpret_cast<const uint2*>(
+                  at + kCodes + (s / 2) * (kHigh * 64) + (h0 + h) * 64 + (lane >> 2) * 8);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const std::uint32_t moved = i == 0 ? codes[s] << 7 : codes[s] >> (8 * i - 7);
-              asm volatile("ld.shared.b32 %0, [%1];"
-                           : "=r"(a[i])
-                           : "r"((moved & 0x7F80) + table));
+              for (int r = 0; r < kRows; ++r)
+                part[h][r][0] = part[h][r][1] = part[h][r][2] = part[h][r][3] = 0;
             }
-          } else {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) a[i] = with_magic<T>(codes[s], i);
-          }
-#pragma unroll
-          for (int r = 0; r < kRows; ++r)
-            mma<T>(part[r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
-          if (s == 3 || (kFine && s == 1)) {
-            // Magic numbers and zero points come off the sums, where they cost least.
-            const float scales[2] = {kTable ? __uint_as_float(word.x) : scale_of<T>(word.x),
-                                     kTable ? __uint_as_float(word.y) : scale_of<T>(word.y)};
-            const float zeros[2] = {kTable ? 0 : magic_zero<T>(word.x),
-                                    kTable ? 0 : magic_zero<T>(word.y)};
-#pragma unroll
-            for (int r = 0; r < kRows; ++r)
+            std::uint32_t a[4];
+            if constexpr (kTable) {
 #pragma unroll
               for (int i = 0; i < 4; ++i) {
-                const float sum =
-                    kTable ? part[r][i]
-                           : part[r][i] - zeros[i / 2] * x_sums[r][kFine ? s / 2 : 0][i % 2];
-                total[h][r][i] += scales[i / 2] * sum;
+                const std::uint32_t moved = i == 0 ? codes[h][s] << 7 : codes[h][s] >> (8 * i - 7);
+                asm volatile("ld.shared.b32 %0, [%1];"
+                             : "=r"(a[i])
+                             : "r"((moved & 0x7F80) + table));
               }
+            } else {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) a[i] = with_magic<T>(codes[h][s], i);
+            }
+#pragma unroll
+            for (int r = 0; r < kRows; ++r)
+              mma<T>(part[h][r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
+          }
+          if (s == 3 || (kFine && s == 1)) {
+            // Magic numbers and zero points come off the sums, where they cost least.
+#pragma unroll
+            for (int h = 0; h < kTogether; ++h) {
+              const float scales[2] = {
+                  kTable ? __uint_as_float(word[h].x) : scale_of<T>(word[h].x),
+                  kTable ? __uint_as_float(word[h].y) : scale_of<T>(word[h].y)};
+              const float zeros[2] = {kTable ? 0 : magic_zero<T>(word[h].x),
+                                      kTable ? 0 : magic_zero<T>(word[h].y)};
+#pragma unroll
+              for (int r = 0; r < kRows; ++r)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                  const float sum =
+                      kTable ? part[h][r][i]
+                             : part[h][r][i] - zeros[i / 2] * x_sums[r][kFine ? s / 2 : 0][i % 2];
+                  total[h0 + h][r][i] += scales[i / 2] * sum;
+                }
+            }
           }
         }
       }
@@ -291,7 +299,7 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
       free_stage = free_stage == kStages - 1 ? 0 : free_stage + 1;
     }
 
-    // The slices' sums meet here; a pair of outputs of one row of x at a time.
+    // The warps' sums meet here; a pair of outputs of one row of x at a time.
     const bool finishes = begin == 0;
     int others = range + 1;
     if (finishes && end != p.split.steps) {
@@ -306,18 +314,18 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair)
-        sums[((side * kPairs + pair) * slices + slice) * 32 + lane] =
+        sums[(pair * warps + warp) * 32 + lane] =
             float2{total[pair / 2][r][pair % 2], total[pair / 2][r][pair % 2 + 2]};
       __syncthreads();
-      for (int item = warp; item < kSide * kPairs; item += warps) {
-        float2 sum = sums[item * slices * 32 + lane];
-        for (int w = 1; w < slices; ++w) {
-          const float2 more = sums[(item * slices + w) * 32 + lane];
+      for (int pair = warp; pair < kPairs; pair += warps) {
+        float2 sum = sums[pair * warps * 32 + lane];
+        for (int w = 1; w < warps; ++w) {
+          const float2 more = sums[(pair * warps + w) * 32 + lane];
           sum.x += more.x;
           sum.y += more.y;
         }
-        constexpr int kOfRange = kRows * kSide * kPairs * 32;
-        const int place = (r * kSide * kPairs + item) * 32 + lane;
+        constexpr int kOfRange = kRows * kPairs * 32;
+        const int place = (r * kPairs + pair) * 32 + lane;
         if (!finishes) {
           p.partials[static_cast<std::int64_t>(range) * kOfRange + place] = sum;
           continue;
@@ -329,9 +337,7 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
           sum.x += more.x;
           sum.y += more.y;
         }
-        const int pair = item % kPairs;
-        const int output =
-            ((tile * kSide + item / kPairs) * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
+        const int output = (tile * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
         const int row = r * 8 + (lane & 3) * 2 + pair % 2;
         if (output < p.n && row < p.m) {
           if (p.bias) {
@@ -351,9 +357,9 @@ __global__ void __launch_bounds__(most_warps(kHigh, kRows, kFine) * 32, 1)
   }
 }
 
-template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
 cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kSide, kFine>;
+  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kFine>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
@@ -364,20 +370,21 @@ cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t st
 
 template <class T, CodeKind kKind, bool kFine>
 cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  switch (plan.tiles_high * 100 + plan.row_tiles * 10 + plan.side) {
-    case 111: return launch<T, kKind, 1, 1, 1, kFine>(plan, params, stream);
-    case 211: return launch<T, kKind, 2, 1, 1, kFine>(plan, params, stream);
-    case 411: return launch<T, kKind, 4, 1, 1, kFine>(plan, params, stream);
-    case 121: return launch<T, kKind, 1, 2, 1, kFine>(plan, params, stream);
-    case 221: return launch<T, kKind, 2, 2, 1, kFine>(plan, params, stream);
-    case 421: return launch<T, kKind, 4, 2, 1, kFine>(plan, params, stream);
-    case 424: return launch<T, kKind, 4, 2, 4, kFine>(plan, params, stream);
-    case 141: return launch<T, kKind, 1, 4, 1, kFine>(plan, params, stream);
-    case 241: return launch<T, kKind, 2, 4, 1, kFine>(plan, params, stream);
-    case 144: return launch<T, kKind, 1, 4, 4, kFine>(plan, params, stream);
-    case 244: return launch<T, kKind, 2, 4, 4, kFine>(plan, params, stream);
-    case 444: return launch<T, kKind, 4, 4, 4, kFine>(plan, params, stream);
-    default: return cudaErrorInvalidValue;
+  switch (plan.tiles_high * 10 + plan.row_tiles) {
+    case 11:
+      return launch<T, kKind, 1, 1, kFine>(plan, params, stream);
+    case 21:
+      return launch<T, kKind, 2, 1, kFine>(plan, params, stream);
+    case 41:
+      return launch<T, kKind, 4, 1, kFine>(plan, params, stream);
+    case 22:
+      return launch<T, kKind, 2, 2, kFine>(plan, params, stream);
+    case 42:
+      return launch<T, kKind, 4, 2, kFine>(plan, params, stream);
+    case 24:
+      return launch<T, kKind, 2, 4, kFine>(plan, params, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
@@ -394,32 +401,28 @@ cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Param
 }  // namespace
 
 StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high, int side, int warps) {
+                       int tiles_high) {
   StreamPlan plan;
   plan.tiles_high = tiles_high;
-  plan.side = side;
   plan.row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
   plan.early = limits.early_start;
-  const int outputs = 16 * tiles_high * side;
-  plan.split.tiles = static_cast<int>((shape.n + outputs - 1) / outputs);
+  plan.split.tiles = static_cast<int>((shape.n + 16 * tiles_high - 1) / (16 * tiles_high));
   plan.split.steps = static_cast<int>(shape.steps);
   const bool fine = shape.group_shift == 5;
-  const auto bytes = [&](int count) {
-    const int slices = count / side, stages = stages_of(side);
+  const auto bytes = [&](int warps) {
     return static_cast<std::size_t>((shape.kind == CodeKind::table4 ? kTableBytes : 0) +
-                                    stages * (count * (codes_of(tiles_high) +
-                                                       words_of(tiles_high, fine)) +
-                                              slices * x_of(plan.row_tiles)) +
-                                    count * tiles_high * 2 * 32 * static_cast<int>(sizeof(float2)));
+                                    warps * (kStages * stage_of(tiles_high, plan.row_tiles, fine) +
+                                             tiles_high * 2 * 32 * static_cast<int>(sizeof(float2))));
   };
-  plan.warps = std::min(warps, most_warps(tiles_high, plan.row_tiles, fine)) / side * side;
-  while (plan.warps > side && bytes(plan.warps) > limits.shared_bytes) plan.warps -= side;
+  plan.warps = most_warps(plan.row_tiles, fine);
+  while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
   plan.shared_bytes = bytes(plan.warps);
   // One tile a block when that fills the device nearly; else equal shares.
-  const int units = plan.split.units(), tiles = plan.split.tiles, slices = plan.warps / side;
+  const int units = plan.split.units(), tiles = plan.split.tiles;
   const bool whole = tiles <= limits.processors && 10 * tiles >= 9 * limits.processors;
   plan.split.ranges =
-      whole ? tiles : std::max(1, std::min(limits.processors, units / std::min(units, slices)));
+      whole ? tiles
+            : std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
   return plan;
 }
 
@@ -427,16 +430,13 @@ StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceL
   StreamPlan best;
   double best_time = 0;
   for (const int high : {4, 2, 1}) {
-    const auto plan =
-        stream_plan(shape, m, limits, high, m > 8 && high == 4 ? 4 : 1, 12);
-    // Steps that the slowest warp takes, in tiles of 512 bytes; meeting costs about as much as
-    // twelve of them a warp.
-    const int slices = plan.warps / plan.side;
+    if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
+    const auto plan = stream_plan(shape, m, limits, high);
+    // Steps that the slowest warp takes, in tiles; meeting costs about as much as twelve of them.
     const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
     const bool whole = plan.split.ranges == plan.split.tiles;
-    const double time = static_cast<double>((most + slices - 1) / slices * plan.warps) *
-                            (high + 0.5) +
-                        (whole ? 0 : 12.0 * plan.warps);
+    const double time =
+        (most + plan.warps - 1) / plan.warps * (high + 0.5) + (whole ? 0 : 12);
     if (best.split.tiles == 0 || time < best_time) {
       best = plan;
       best_time = time;

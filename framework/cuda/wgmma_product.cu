@@ -109,9 +109,9 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
 
   if (warpgroup == kBands) {
     if constexpr (kBands == 4)
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
     else
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
     if (threadIdx.x == kBands * kWarpgroup) {
       wait_for_previous_kernel();
       int stage = 0, parity = 1;
@@ -150,9 +150,9 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   }
 
   if constexpr (kBands == 4)
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 104;");
   else
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
   const int thread = threadIdx.x % kWarpgroup, warp = thread / 32, lane = thread % 32;
   const std::uint32_t code_offset =
       2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
@@ -296,16 +296,18 @@ cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMa
 template <class T>
 cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
                    cudaStream_t stream) {
-  if (plan.bands == 2) {
-    if (plan.rows == 64) return launch<T, 2, 64>(plan, params, map, stream);
-    if (plan.rows == 128) return launch<T, 2, 128>(plan, params, map, stream);
-    if (plan.rows == 256) return launch<T, 2, 256>(plan, params, map, stream);
-  } else if (plan.bands == 4) {
-    if (plan.rows == 32) return launch<T, 4, 32>(plan, params, map, stream);
-    if (plan.rows == 64) return launch<T, 4, 64>(plan, params, map, stream);
-    if (plan.rows == 128) return launch<T, 4, 128>(plan, params, map, stream);
+  switch (plan.bands * 1000 + plan.rows) {
+    case 4032:
+      return launch<T, 4, 32>(plan, params, map, stream);
+    case 2064:
+      return launch<T, 2, 64>(plan, params, map, stream);
+    case 2128:
+      return launch<T, 2, 128>(plan, params, map, stream);
+    case 2256:
+      return launch<T, 2, 256>(plan, params, map, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -331,14 +333,8 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
 }
 
 WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
-  const int rows = m <= 32 ? 32 : m <= 64 ? 64 : 128;
-  const int bands = shape.bands / 4 * plan_wgmma(shape, m, limits, 4, rows).row_tiles * 4 >=
-                            limits.processors
-                        ? 4
-                        : 2;
-  if (m > 128) return plan_wgmma(shape, m, limits, 2, 256);
-  if (bands == 2 && rows == 32) return plan_wgmma(shape, m, limits, 2, 64);
-  return plan_wgmma(shape, m, limits, bands, rows);
+  if (m <= 32) return plan_wgmma(shape, m, limits, 4, 32);
+  return plan_wgmma(shape, m, limits, 2, m <= 64 ? 64 : m <= 128 ? 128 : 256);
 }
 
 cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaStream_t stream) {
