@@ -143,16 +143,18 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   };
   const int x_lane = lane / 8;
   const char* const x_of_lane = p.x + x_lane * p.x_stride + lane % 8 * 16;
-  const std::uint32_t x_place =
-      x_address + static_cast<std::uint32_t>(x_lane * 128 + ((lane % 8 ^ (x_lane & 7)) << 4));
+  // Of rows 4 apart: the second one's pieces change places with those of the other half.
+  const std::uint32_t x_piece = static_cast<std::uint32_t>((lane % 8 ^ (x_lane & 7)) << 4);
+  const std::uint32_t x_even = x_address + static_cast<std::uint32_t>(x_lane * 128) + x_piece;
+  const std::uint32_t x_odd = x_address + static_cast<std::uint32_t>(x_lane * 128) + (x_piece ^ 64);
   const auto fetch_x = [&](int stage) {
-    const std::uint32_t to = x_place + static_cast<std::uint32_t>(stage * kStage);
+    const auto stage_at = static_cast<std::uint32_t>(stage * kStage);
     const int bytes = at_ahead * 64 + lane % 8 * 8 < p.k ? 16 : 0;
     const char* from = x_of_lane + at_ahead * 128;
 #pragma unroll
     for (int i = 0; i < kRows * 2; ++i)  // of four rows
       if (x_lane + i * 4 < x_rows)
-        copy((i % 2 == 1 ? to ^ 64U : to) + i * 512, from + i * 4 * p.x_stride, bytes);
+        copy((i % 2 == 1 ? x_odd : x_even) + stage_at + i * 512, from + i * 4 * p.x_stride, bytes);
   };
 
   // The weight does not depend on what ran before: its first pieces are asked for at once.
@@ -401,7 +403,7 @@ cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Param
 }  // namespace
 
 StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high) {
+                       int tiles_high, bool split) {
   StreamPlan plan;
   plan.tiles_high = tiles_high;
   plan.row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
@@ -417,31 +419,32 @@ StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceL
   plan.warps = most_warps(plan.row_tiles, fine);
   while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
   plan.shared_bytes = bytes(plan.warps);
-  // One tile a block when that fills the device nearly; else equal shares.
-  const int units = plan.split.units(), tiles = plan.split.tiles;
-  const bool whole = tiles <= limits.processors && 10 * tiles >= 9 * limits.processors;
-  plan.split.ranges =
-      whole ? tiles
-            : std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
+  plan.split.ranges = plan.split.tiles;
+  if (split || plan.split.tiles > limits.processors) {
+    const int units = plan.split.units();
+    plan.split.ranges =
+        std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
+  }
   return plan;
 }
 
 StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
   StreamPlan best;
   double best_time = 0;
-  for (const int high : {4, 2, 1}) {
-    if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
-    const auto plan = stream_plan(shape, m, limits, high);
-    // Steps that the slowest warp takes, in tiles; meeting costs about as much as twelve of them.
-    const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
-    const bool whole = plan.split.ranges == plan.split.tiles;
-    const double time =
-        (most + plan.warps - 1) / plan.warps * (high + 0.5) + (whole ? 0 : 12);
-    if (best.split.tiles == 0 || time < best_time) {
-      best = plan;
-      best_time = time;
+  for (const int high : {4, 2, 1})
+    for (const bool split : {false, true}) {
+      if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
+      const auto plan = stream_plan(shape, m, limits, high, split);
+      // Steps that the slowest warp takes, in tiles; blocks that meet lose as much as twelve of
+      // them take (both measured on an H200).
+      const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
+      const double time = (most + plan.warps - 1) / plan.warps * (high + 0.5) +
+                          (plan.split.ranges == plan.split.tiles ? 0 : 12);
+      if (best.split.tiles == 0 || time < best_time) {
+        best = plan;
+        best_time = time;
+      }
     }
-  }
   return best;
 }
 

@@ -27,9 +27,10 @@ struct DeviceLimits {
 
 /// For m from 1 to 32.
 StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits);
-/// With this many tiles a warp.
+/// With this many tiles a warp; blocks share tiles when there are more tiles than processors, or
+/// `split`.
 StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high);
+                       int tiles_high, bool split);
 
 inline constexpr int kMostStreamRows = 32;
 /// Floats of partial sums a range, and flags.

@@ -93,9 +93,8 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   constexpr int kGroups = kGroup == GroupSize::of32 ? 4 : kGroup == GroupSize::of64 ? 2 : 1;
   constexpr int kXBytes = kRows * 128;                            // of 64 inputs
   constexpr int word_bytes = kGroups * 256, stage_bytes = stage_size(kBands, kRows);
-  const int warpgroup = threadIdx.x / kWarpgroup;
-  const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
-  WorkOfRange work(p.split, range);
+  // From one lane, so that the compiler knows it to be the same in a warp.
+  const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / kWarpgroup, 0);
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < p.stages; ++s) {
@@ -114,6 +113,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
       asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
     if (threadIdx.x == kBands * kWarpgroup) {
       wait_for_previous_kernel();
+      WorkOfRange work(p.split, p.split.range_of_block(static_cast<int>(blockIdx.x)));
       int stage = 0, parity = 1;
       while (work.next()) {
         const int band = work.tile / p.row_tiles * kBands, row = work.tile % p.row_tiles * kRows;
@@ -159,6 +159,8 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   const std::uint32_t word_offset =
       2 * kXBytes + kBands * kBandStage + warpgroup * 1024 + warp * 64 + (lane >> 2) * 8;
 
+  const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
+  WorkOfRange work(p.split, range);
   int stage = 0, parity = 0;
   while (work.next()) {
     float sums[kRows / 8][4] = {};
@@ -320,11 +322,16 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
   plan.row_tiles = static_cast<int>((m + rows - 1) / rows);
   plan.split.steps = static_cast<int>(shape.steps) / kStageTiles;
   plan.split.tiles = static_cast<int>((shape.bands + bands - 1) / bands) * plan.row_tiles;
+  // Whole tiles while that keeps nearly all processors busy; the rest is shared.
   const int tiles = plan.split.tiles, processors = limits.processors;
-  const bool whole = tiles <= processors && 10 * tiles >= 9 * processors;
-  plan.split.ranges =
-      whole ? tiles : std::max(1, std::min(processors, plan.split.units() / 2));
-  plan.split.waves = tiles / plan.split.ranges;
+  const auto nearly = [&](int blocks) { return 10 * blocks >= 9 * processors; };
+  if (tiles <= processors) {
+    plan.split.ranges =
+        nearly(tiles) ? tiles : std::max(1, std::min(processors, plan.split.units() / 2));
+  } else {
+    plan.split.ranges = processors;
+    plan.split.waves = tiles / processors + nearly(tiles % processors);
+  }
   const int bytes = stage_size(bands, rows);
   plan.stages = static_cast<int>(
       std::min<std::size_t>(16, (limits.shared_bytes - 2048) / static_cast<std::size_t>(bytes)));
