@@ -16,11 +16,13 @@ template <>
 struct Pair<__half> {
   using type = __half2;
   static constexpr std::uint32_t kMagic = 0x64006400;  ///< | code: 1024 + code
+  static constexpr std::uint32_t kOnes = 0x3C003C00;
 };
 template <>
 struct Pair<__nv_bfloat16> {
   using type = __nv_bfloat162;
   static constexpr std::uint32_t kMagic = 0x43004300;  ///< | code: 128 + code
+  static constexpr std::uint32_t kOnes = 0x3F803F80;
 };
 
 template <class T>
@@ -54,6 +56,21 @@ __device__ __forceinline__ float scale_of(std::uint32_t word) {
     return __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xFFFF)));
   else
     return __uint_as_float(word << 16);
+}
+
+/// What with_magic() adds to a code, plus the zero point in the upper half of a word.
+template <class T>
+__device__ __forceinline__ float magic_zero(std::uint32_t word) {
+  if constexpr (std::is_same_v<T, __half>)
+    return __uint_as_float(and_or(word >> 3, 0x003FE000, 0x44800000));
+  else
+    return __uint_as_float(and_or(word, 0xFFFF0000, 0x43000000));
+}
+
+/// Codes of one register of a fragment, plus the magic number.
+template <class T>
+__device__ __forceinline__ std::uint32_t with_magic(std::uint32_t codes, int reg) {
+  return and_or(codes >> (4 * reg), 0x000F000F, Pair<T>::kMagic);
 }
 
 /// Codes of one register of a fragment, less their zero point; exact.

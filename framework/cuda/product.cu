@@ -51,7 +51,7 @@ cudaError_t current_device(Device& out) {
   return cudaSuccess;
 }
 
-constexpr int kStreamAlone = 8;  ///< rows up to which streaming beats wgmma
+constexpr int kStreamAlone = 16;  ///< rows up to which streaming beats wgmma
 
 }  // namespace
 
@@ -95,8 +95,7 @@ cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStrea
     part.x = static_cast<const char*>(args.x) + done * args.x_stride * 2;
     part.y = static_cast<char*>(args.y) + done * args.y_stride * 2;
     const auto plan = variant == 0 ? plan_stream(shape, part.m, device.limits)
-                                   : stream_plan(shape, part.m, device.limits, variant % 10,
-                                                 variant / 10 % 10, variant / 100);
+                                   : stream_plan(shape, part.m, device.limits, variant % 10, variant > 10);
     if (const auto error = multiply_stream(plan, part, stream); error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -7,9 +7,7 @@
 namespace graft::cuda {
 namespace {
 
-/// Stages of a ring: enough bytes on their way with the number of warps that there is room for.
-__host__ __device__ constexpr int stages_of(int side) { return side == 1 ? 4 : 6; }
-
+constexpr int kStages = 4;  // of a warp's ring
 constexpr int kTableBytes = 256 * 128;  // every pair of codes, once for each lane's bank
 
 struct Params {
@@ -29,8 +27,14 @@ struct Params {
 /// Bytes of a stage of a warp's ring; kHigh tiles of 16 outputs, kFine: groups of 32 inputs.
 __host__ __device__ constexpr int codes_of(int high) { return high * static_cast<int>(kTileBytes); }
 __host__ __device__ constexpr int words_of(int high, bool fine) { return high * 64 * (fine ? 2 : 1); }
-/// Of 64 inputs of x, in tiles of 8 rows.
-__host__ __device__ constexpr int x_of(int row_tiles) { return row_tiles * 1024; }
+/// With 64 inputs of x, in tiles of 8 rows.
+__host__ __device__ constexpr int stage_of(int high, int row_tiles, bool fine) {
+  return codes_of(high) + words_of(high, fine) + row_tiles * 1024;
+}
+/// Warps of a block that there are registers for.
+__host__ __device__ constexpr int most_warps(int row_tiles, bool fine) {
+  return row_tiles == 4 || (row_tiles == 2 && fine) ? 8 : 12;
+}
 
 std::uint32_t __device__ __forceinline__ shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -77,100 +81,103 @@ __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// The steps of one warp: every `stride`-th of each tile's part of a range.
-struct Steps {
-  int tile, at, end, next, last, steps, first, stride;
-
-  __device__ Steps(const WorkSplit& split, int range, int warp, int warps)
-      : last(split.begin(range + 1)), steps(split.steps), first(warp), stride(warps) {
-    const int begin = split.begin(range);
-    tile = begin / steps;
-    const int k = begin - tile * steps;
-    end = min(steps, k + last - begin);
-    next = begin + end - k;
-    at = k + warp;
-    settle();
-  }
-  __device__ bool done() const { return at >= end; }
-  __device__ void advance() {
-    at += stride;
-    settle();
-  }
-
- private:
-  __device__ void settle() {
-    while (at >= end && next < last) {
-      ++tile;
-      at = first;
-      end = min(steps, last - next);
-      next += end;
-    }
-  }
-};
-
-/// kHigh tiles of 16 outputs a warp, kRows tiles of 8 rows of x, kSide warps that take the same
-/// inputs of different outputs and share what they read of x.
-template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
-__global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
+/// kHigh tiles of 16 outputs, kRows tiles of 8 rows of x; the warps of a block take its steps of 64
+/// inputs in turn. kFine: groups of 32 inputs.
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+__global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
     stream_kernel(const __grid_constant__ Params p) {
-  constexpr int kStages = stages_of(kSide);
-  constexpr int kCodes = codes_of(kHigh), kStage = kCodes + words_of(kHigh, kFine);
-  constexpr int kX = x_of(kRows);
+  constexpr int kCodes = codes_of(kHigh), kBeforeX = kCodes + words_of(kHigh, kFine);
+  constexpr int kStage = stage_of(kHigh, kRows, kFine);
   constexpr bool kTable = kKind == CodeKind::table4;
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int side = warp % kSide, slice = warp / kSide, slices = warps / kSide;
   char* const rings = shared + (kTable ? kTableBytes : 0);
   char* const ring = rings + warp * (kStages * kStage);
-  char* const x_ring = rings + warps * (kStages * kStage) + slice * (kStages * kX);
-  auto* const sums =
-      reinterpret_cast<float2*>(rings + warps * (kStages * kStage) + slices * (kStages * kX));
-  const std::uint32_t ring_address = shared_address(ring), x_address = shared_address(x_ring);
+  auto* const sums = reinterpret_cast<float2*>(rings + warps * (kStages * kStage));
+  const std::uint32_t ring_address =
+      shared_address(ring) + static_cast<std::uint32_t>(lane * 16);
+  const std::uint32_t x_address = shared_address(ring) + kBeforeX;
+  const int group_steps_shift = p.group_shift - 6;  // of groups of 64 inputs and more
   const std::uint64_t policy = evict_first();
   const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
   const int x_rows = min(p.m, 8 * kRows);
   let_next_kernel_start();
 
-  const auto fetch_weight = [&](const Steps& s, int stage) {
-    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * kStage + lane * 16);
-    const int tile = (s.tile * kSide + side) * kHigh;  // of 16 outputs
-    const int band = min(tile / 4, p.bands - 1), first = tile % 4;
-    const uint4* codes =
-        p.codes + ((static_cast<std::int64_t>(band) * p.steps + s.at) * 4 + first) * 32 + lane;
+  // What this warp fetches: every `warps`-th step of each tile's part of the range.
+  const int last = p.split.begin(range + 1);
+  int tile_ahead, at_ahead, end_ahead, next_ahead;
+  const uint4* codes_ahead;
+  const std::uint32_t* words_ahead;
+  constexpr int kSet = kHigh * 4, kWordChunks = kSet * (kFine ? 2 : 1);
+  const auto point_at_tile = [&] {
+    const int tile = tile_ahead * kHigh;  // of 16 outputs
+    const int band = tile / 4, first = tile % 4;
+    codes_ahead = p.codes +
+                  ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
+    words_ahead = p.words + static_cast<std::int64_t>(band) * p.groups * 64 + first * 16 +
+                  lane % kSet * 4 + (kFine ? lane / kSet * 64 : 0);
+  };
+  const auto settle = [&] {
+    if (at_ahead < end_ahead) return;
+    while (at_ahead >= end_ahead && next_ahead < last) {
+      ++tile_ahead;
+      at_ahead = warp;
+      end_ahead = min(p.split.steps, last - next_ahead);
+      next_ahead += end_ahead;
+    }
+    point_at_tile();
+  };
+  const auto advance = [&] {
+    at_ahead += warps;
+    codes_ahead += warps * 128;
+    settle();
+  };
+  const auto fetch_weight = [&](int stage) {
+    const std::uint32_t to = ring_address + static_cast<std::uint32_t>(stage * kStage);
 #pragma unroll
     for (int i = 0; i < kHigh; ++i)
-      copy_once(to + static_cast<std::uint32_t>(i * 512), codes + i * 32, policy);
-    constexpr int kSet = kHigh * 4, kChunks = kSet * (kFine ? 2 : 1);
-    if (lane < kChunks) {
-      const int set = kFine ? lane / kSet : 0, place = kFine ? lane % kSet : lane;
-      const int group = kFine ? 2 * s.at + set : (s.at * 64) >> p.group_shift;
+      copy_once(to + static_cast<std::uint32_t>(i * 512), codes_ahead + i * 32, policy);
+    if (lane < kWordChunks)
       copy(to + static_cast<std::uint32_t>(kCodes),
-           p.words + (static_cast<std::int64_t>(band) * p.groups + group) * 64 + first * 16 +
-               place * 4,
-           16);
-    }
+           words_ahead + (kFine ? at_ahead * 128 : (at_ahead >> group_steps_shift) * 64), 16);
   };
-  const auto fetch_x = [&](const Steps& s, int stage) {
-    const std::uint32_t to = x_address + static_cast<std::uint32_t>(stage * kX);
-    const int chunk = lane % 8, column = s.at * 64 + chunk * 8;
-    const int bytes = column < p.k ? 16 : 0;
-    const char* from = p.x + (column < p.k ? column * 2 : 0);
-    for (int row = side * 4 + lane / 8; row < x_rows; row += 4 * kSide)
-      copy(to + static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4)),
-           from + row * p.x_stride, bytes);
+  const int x_lane = lane / 8;
+  const char* const x_of_lane = p.x + x_lane * p.x_stride + lane % 8 * 16;
+  // Of rows 4 apart: the second one's pieces change places with those of the other half.
+  const std::uint32_t x_piece = static_cast<std::uint32_t>((lane % 8 ^ (x_lane & 7)) << 4);
+  const std::uint32_t x_even = x_address + static_cast<std::uint32_t>(x_lane * 128) + x_piece;
+  const std::uint32_t x_odd = x_address + static_cast<std::uint32_t>(x_lane * 128) + (x_piece ^ 64);
+  const auto fetch_x = [&](int stage) {
+    const auto stage_at = static_cast<std::uint32_t>(stage * kStage);
+    const int bytes = at_ahead * 64 + lane % 8 * 8 < p.k ? 16 : 0;
+    const char* from = x_of_lane + at_ahead * 128;
+#pragma unroll
+    for (int i = 0; i < kRows * 2; ++i)  // of four rows
+      if (x_lane + i * 4 < x_rows)
+        copy((i % 2 == 1 ? x_odd : x_even) + stage_at + i * 512, from + i * 4 * p.x_stride, bytes);
   };
 
   // The weight does not depend on what ran before: its first pieces are asked for at once.
-  Steps ahead(p.split, range, slice, slices);
-  {
-    Steps weights = ahead;
-    for (int stage = 0; stage < kStages - 1 && !weights.done(); ++stage, weights.advance())
-      fetch_weight(weights, stage);
-  }
+  const auto start = [&] {
+    const int begin = p.split.begin(range);
+    tile_ahead = begin / p.split.steps;
+    const int k = begin - tile_ahead * p.split.steps;
+    end_ahead = min(p.split.steps, k + last - begin);
+    next_ahead = begin + end_ahead - k;
+    at_ahead = k + warp;
+    if (at_ahead < end_ahead)
+      point_at_tile();
+    else
+      settle();
+  };
+  start();
+  for (int stage = 0; stage < kStages - 1 && at_ahead < end_ahead; ++stage, advance())
+    fetch_weight(stage);
+  start();
   // Rows of x that there are not are zero in every stage, once for all.
   for (int stage = 0; stage < kStages; ++stage)
-    for (int i = x_rows * 8 + side * 32 + lane; i < kRows * 64; i += 32 * kSide)
-      *reinterpret_cast<uint4*>(x_ring + stage * kX + i * 16) = uint4{0, 0, 0, 0};
+    for (int i = x_rows * 8 + lane; i < kRows * 64; i += 32)
+      *reinterpret_cast<uint4*>(ring + stage * kStage + kBeforeX + i * 16) = uint4{0, 0, 0, 0};
   if constexpr (kTable) {
     for (int i = threadIdx.x; i < kTableBytes / 16; i += blockDim.x) {
       const std::uint32_t pair = pack<T>(p.table[i / 8 % 16], p.table[i / 8 / 16]);
@@ -180,9 +187,9 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   }
   wait_for_previous_kernel();
   for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (!ahead.done()) {
-      fetch_x(ahead, stage);
-      ahead.advance();
+    if (at_ahead < end_ahead) {
+      fetch_x(stage);
+      advance();
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
@@ -191,26 +198,23 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   int stage = 0, free_stage = kStages - 1;
   const int x_chunk = lane >> 3, x_row = lane & 7;
   int unit = p.split.begin(range);
-  const int last = p.split.begin(range + 1);
   while (unit < last) {
     const int tile = unit / p.split.steps, begin = unit - tile * p.split.steps;
     const int end = min(p.split.steps, begin + last - unit);
     unit += end - begin;
     float total[kHigh][kRows][4] = {};
-    for (int step = begin + slice; step < end; step += slices) {
+    for (int step = begin + warp; step < end; step += warps) {
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-      if constexpr (kSide == 1)
-        __syncwarp();
-      else
-        asm volatile("bar.sync %0, %1;" ::"r"(1 + slice), "n"(32 * kSide) : "memory");
-      if (!ahead.done()) {
-        fetch_weight(ahead, free_stage);
-        fetch_x(ahead, free_stage);
-        ahead.advance();
+      __syncwarp();
+      if (at_ahead < end_ahead) {
+        fetch_weight(free_stage);
+        fetch_x(free_stage);
+        advance();
       }
       asm volatile("cp.async.commit_group;" ::: "memory");
       const char* at = ring + stage * kStage;
-      const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kX + x_row * 128);
+      const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kStage + x_row * 128);
+      float x_sums[kRows][kFine ? 2 : 1][4] = {};  // over the inputs of a group
       std::uint32_t b[kRows][2][4];
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -218,46 +222,77 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
         for (int half = 0; half < 2; ++half)
           load_matrices(b[r][half], x_at + static_cast<std::uint32_t>(
                                                r * 1024 + (((half * 4 + x_chunk) ^ x_row) << 4)));
+      if constexpr (!kTable) {
+        const std::uint32_t ones[4] = {Pair<T>::kOnes, Pair<T>::kOnes, Pair<T>::kOnes,
+                                       Pair<T>::kOnes};
 #pragma unroll
-      for (int h = 0; h < kHigh; ++h) {
-        const uint4 packed = *reinterpret_cast<const uint4*>(at + (h * 32 + lane) * 16);
-        const std::uint32_t codes[4] = {packed.x, packed.y, packed.z, packed.w};
-        float part[kRows][4];
-        uint2 word;
-#pragma unroll
-        for (int s = 0; s < 4; ++s) {
-          if (s == 0 || (kFine && s == 2)) {
-            word = *reinterpret_cast<const uint2*>(at + kCodes + (s / 2) * (kHigh * 64) + h * 64 +
-                                                   (lane >> 2) * 8);
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) part[r][0] = part[r][1] = part[r][2] = part[r][3] = 0;
-          }
-          std::uint32_t a[4];
-          if constexpr (kTable) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const std::uint32_t moved = i == 0 ? codes[s] << 7 : codes[s] >> (8 * i - 7);
-              asm volatile("ld.shared.b32 %0, [%1];"
-                           : "=r"(a[i])
-                           : "r"((moved & 0x7F80) + table));
-            }
-          } else {
-            const std::uint32_t zeros[2] = {zero_pair<T>(word.x), zero_pair<T>(word.y)};
-#pragma unroll
-            for (int i = 0; i < 4; ++i) a[i] = centred<T>(codes[s], i, zeros[i & 1]);
-          }
+        for (int s = 0; s < 4; ++s)
 #pragma unroll
           for (int r = 0; r < kRows; ++r)
-            mma<T>(part[r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
-          if (s == 3 || (kFine && s == 1)) {
-            const float low = kTable ? __uint_as_float(word.x) : scale_of<T>(word.x);
-            const float high = kTable ? __uint_as_float(word.y) : scale_of<T>(word.y);
+            mma<T>(x_sums[r][kFine ? s / 2 : 0], ones, b[r][s / 2][s % 2 * 2],
+                   b[r][s / 2][s % 2 * 2 + 1]);
+      }
+      // Tiles that are worked on in turn, so that a product need not wait for the one before it.
+      constexpr int kTogether = kHigh < 2 ? 1 : 2;
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              total[h][r][0] += low * part[r][0];
-              total[h][r][1] += low * part[r][1];
-              total[h][r][2] += high * part[r][2];
-              total[h][r][3] += high * part[r][3];
+      for (int h0 = 0; h0 < kHigh; h0 += kTogether) {
+        std::uint32_t codes[kTogether][4];
+        uint2 word[kTogether];
+        float part[kTogether][kRows][4];
+#pragma unroll
+        for (int h = 0; h < kTogether; ++h) {
+          const uint4 packed = *reinterpret_cast<const uint4*>(at + ((h0 + h) * 32 + lane) * 16);
+          codes[h][0] = packed.x;
+          codes[h][1] = packed.y;
+          codes[h][2] = packed.z;
+          codes[h][3] = packed.w;
+        }
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+#pragma unroll
+          for (int h = 0; h < kTogether; ++h) {
+            if (s == 0 || (kFine && s == 2)) {
+              word[h] = *reinterpret_cast<const uint2*>(
+                  at + kCodes + (s / 2) * (kHigh * 64) + (h0 + h) * 64 + (lane >> 2) * 8);
+#pragma unroll
+              for (int r = 0; r < kRows; ++r)
+                part[h][r][0] = part[h][r][1] = part[h][r][2] = part[h][r][3] = 0;
+            }
+            std::uint32_t a[4];
+            if constexpr (kTable) {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                const std::uint32_t moved = i == 0 ? codes[h][s] << 7 : codes[h][s] >> (8 * i - 7);
+                asm volatile("ld.shared.b32 %0, [%1];"
+                             : "=r"(a[i])
+                             : "r"((moved & 0x7F80) + table));
+              }
+            } else {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) a[i] = with_magic<T>(codes[h][s], i);
+            }
+#pragma unroll
+            for (int r = 0; r < kRows; ++r)
+              mma<T>(part[h][r], a, b[r][s / 2][s % 2 * 2], b[r][s / 2][s % 2 * 2 + 1]);
+          }
+          if (s == 3 || (kFine && s == 1)) {
+            // Magic numbers and zero points come off the sums, where they cost least.
+#pragma unroll
+            for (int h = 0; h < kTogether; ++h) {
+              const float scales[2] = {
+                  kTable ? __uint_as_float(word[h].x) : scale_of<T>(word[h].x),
+                  kTable ? __uint_as_float(word[h].y) : scale_of<T>(word[h].y)};
+              const float zeros[2] = {kTable ? 0 : magic_zero<T>(word[h].x),
+                                      kTable ? 0 : magic_zero<T>(word[h].y)};
+#pragma unroll
+              for (int r = 0; r < kRows; ++r)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                  const float sum =
+                      kTable ? part[h][r][i]
+                             : part[h][r][i] - zeros[i / 2] * x_sums[r][kFine ? s / 2 : 0][i % 2];
+                  total[h0 + h][r][i] += scales[i / 2] * sum;
+                }
             }
           }
         }
@@ -266,7 +301,7 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
       free_stage = free_stage == kStages - 1 ? 0 : free_stage + 1;
     }
 
-    // The slices' sums meet here; a pair of outputs of one row of x at a time.
+    // The warps' sums meet here; a pair of outputs of one row of x at a time.
     const bool finishes = begin == 0;
     int others = range + 1;
     if (finishes && end != p.split.steps) {
@@ -281,18 +316,18 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair)
-        sums[((side * kPairs + pair) * slices + slice) * 32 + lane] =
+        sums[(pair * warps + warp) * 32 + lane] =
             float2{total[pair / 2][r][pair % 2], total[pair / 2][r][pair % 2 + 2]};
       __syncthreads();
-      for (int item = warp; item < kSide * kPairs; item += warps) {
-        float2 sum = sums[item * slices * 32 + lane];
-        for (int w = 1; w < slices; ++w) {
-          const float2 more = sums[(item * slices + w) * 32 + lane];
+      for (int pair = warp; pair < kPairs; pair += warps) {
+        float2 sum = sums[pair * warps * 32 + lane];
+        for (int w = 1; w < warps; ++w) {
+          const float2 more = sums[(pair * warps + w) * 32 + lane];
           sum.x += more.x;
           sum.y += more.y;
         }
-        constexpr int kOfRange = kRows * kSide * kPairs * 32;
-        const int place = (r * kSide * kPairs + item) * 32 + lane;
+        constexpr int kOfRange = kRows * kPairs * 32;
+        const int place = (r * kPairs + pair) * 32 + lane;
         if (!finishes) {
           p.partials[static_cast<std::int64_t>(range) * kOfRange + place] = sum;
           continue;
@@ -304,9 +339,7 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
           sum.x += more.x;
           sum.y += more.y;
         }
-        const int pair = item % kPairs;
-        const int output =
-            ((tile * kSide + item / kPairs) * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
+        const int output = (tile * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
         const int row = r * 8 + (lane & 3) * 2 + pair % 2;
         if (output < p.n && row < p.m) {
           if (p.bias) {
@@ -326,9 +359,9 @@ __global__ void __launch_bounds__(kRows == 4 ? 256 : 384, 1)
   }
 }
 
-template <class T, CodeKind kKind, int kHigh, int kRows, int kSide, bool kFine>
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
 cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kSide, kFine>;
+  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kFine>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
@@ -339,20 +372,21 @@ cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t st
 
 template <class T, CodeKind kKind, bool kFine>
 cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  switch (plan.tiles_high * 100 + plan.row_tiles * 10 + plan.side) {
-    case 111: return launch<T, kKind, 1, 1, 1, kFine>(plan, params, stream);
-    case 211: return launch<T, kKind, 2, 1, 1, kFine>(plan, params, stream);
-    case 411: return launch<T, kKind, 4, 1, 1, kFine>(plan, params, stream);
-    case 121: return launch<T, kKind, 1, 2, 1, kFine>(plan, params, stream);
-    case 221: return launch<T, kKind, 2, 2, 1, kFine>(plan, params, stream);
-    case 421: return launch<T, kKind, 4, 2, 1, kFine>(plan, params, stream);
-    case 424: return launch<T, kKind, 4, 2, 4, kFine>(plan, params, stream);
-    case 141: return launch<T, kKind, 1, 4, 1, kFine>(plan, params, stream);
-    case 241: return launch<T, kKind, 2, 4, 1, kFine>(plan, params, stream);
-    case 144: return launch<T, kKind, 1, 4, 4, kFine>(plan, params, stream);
-    case 244: return launch<T, kKind, 2, 4, 4, kFine>(plan, params, stream);
-    case 444: return launch<T, kKind, 4, 4, 4, kFine>(plan, params, stream);
-    default: return cudaErrorInvalidValue;
+  switch (plan.tiles_high * 10 + plan.row_tiles) {
+    case 11:
+      return launch<T, kKind, 1, 1, kFine>(plan, params, stream);
+    case 21:
+      return launch<T, kKind, 2, 1, kFine>(plan, params, stream);
+    case 41:
+      return launch<T, kKind, 4, 1, kFine>(plan, params, stream);
+    case 22:
+      return launch<T, kKind, 2, 2, kFine>(plan, params, stream);
+    case 42:
+      return launch<T, kKind, 4, 2, kFine>(plan, params, stream);
+    case 24:
+      return launch<T, kKind, 2, 4, kFine>(plan, params, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
@@ -369,54 +403,48 @@ cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Param
 }  // namespace
 
 StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high, int side, int warps) {
+                       int tiles_high, bool split) {
   StreamPlan plan;
   plan.tiles_high = tiles_high;
-  plan.side = side;
   plan.row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
   plan.early = limits.early_start;
-  const int outputs = 16 * tiles_high * side;
-  plan.split.tiles = static_cast<int>((shape.n + outputs - 1) / outputs);
+  plan.split.tiles = static_cast<int>((shape.n + 16 * tiles_high - 1) / (16 * tiles_high));
   plan.split.steps = static_cast<int>(shape.steps);
   const bool fine = shape.group_shift == 5;
-  const auto bytes = [&](int count) {
-    const int slices = count / side, stages = stages_of(side);
+  const auto bytes = [&](int warps) {
     return static_cast<std::size_t>((shape.kind == CodeKind::table4 ? kTableBytes : 0) +
-                                    stages * (count * (codes_of(tiles_high) +
-                                                       words_of(tiles_high, fine)) +
-                                              slices * x_of(plan.row_tiles)) +
-                                    count * tiles_high * 2 * 32 * static_cast<int>(sizeof(float2)));
+                                    warps * (kStages * stage_of(tiles_high, plan.row_tiles, fine) +
+                                             tiles_high * 2 * 32 * static_cast<int>(sizeof(float2))));
   };
-  plan.warps = std::min(warps, plan.row_tiles == 4 ? 8 : 12) / side * side;
-  while (plan.warps > side && bytes(plan.warps) > limits.shared_bytes) plan.warps -= side;
+  plan.warps = most_warps(plan.row_tiles, fine);
+  while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
   plan.shared_bytes = bytes(plan.warps);
-  // One tile a block when that fills the device nearly; else equal shares.
-  const int units = plan.split.units(), tiles = plan.split.tiles, slices = plan.warps / side;
-  const bool whole = tiles <= limits.processors && 10 * tiles >= 9 * limits.processors;
-  plan.split.ranges =
-      whole ? tiles : std::max(1, std::min(limits.processors, units / std::min(units, slices)));
+  plan.split.ranges = plan.split.tiles;
+  if (split || plan.split.tiles > limits.processors) {
+    const int units = plan.split.units();
+    plan.split.ranges =
+        std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
+  }
   return plan;
 }
 
 StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
   StreamPlan best;
   double best_time = 0;
-  for (const int high : {4, 2, 1}) {
-    const auto plan =
-        stream_plan(shape, m, limits, high, m > 8 && high == 4 ? 4 : 1, m > 16 ? 8 : 12);
-    // Steps that the slowest warp takes, in tiles of 512 bytes; meeting costs about as much as
-    // twelve of them a warp.
-    const int slices = plan.warps / plan.side;
-    const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
-    const bool whole = plan.split.ranges == plan.split.tiles;
-    const double time = static_cast<double>((most + slices - 1) / slices * plan.warps) *
-                            (high + 0.5) +
-                        (whole ? 0 : 12.0 * plan.warps);
-    if (best.split.tiles == 0 || time < best_time) {
-      best = plan;
-      best_time = time;
+  for (const int high : {4, 2, 1})
+    for (const bool split : {false, true}) {
+      if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
+      const auto plan = stream_plan(shape, m, limits, high, split);
+      // Steps that the slowest warp takes, in tiles; blocks that meet lose as much as twelve of
+      // them take (both measured on an H200).
+      const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
+      const double time = (most + plan.warps - 1) / plan.warps * (high + 0.5) +
+                          (plan.split.ranges == plan.split.tiles ? 0 : 12);
+      if (best.split.tiles == 0 || time < best_time) {
+        best = plan;
+        best_time = time;
+      }
     }
-  }
   return best;
 }
 

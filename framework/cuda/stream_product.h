@@ -13,7 +13,6 @@ namespace graft::cuda {
 struct StreamPlan {
   int tiles_high = 4;  ///< tiles of 16 outputs that a warp works on at a time: 1, 2 or 4
   int row_tiles = 1;   ///< tiles of 8 rows of x: 1, 2 or 4
-  int side = 1;        ///< warps that share what they read of x: 1 or 4
   int warps = 8;
   WorkSplit split;
   std::size_t shared_bytes = 0;
@@ -28,13 +27,14 @@ struct DeviceLimits {
 
 /// For m from 1 to 32.
 StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits);
-/// With these; as many warps as there is room for, `warps` at most.
+/// With this many tiles a warp; blocks share tiles when there are more tiles than processors, or
+/// `split`.
 StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high, int side, int warps);
+                       int tiles_high, bool split);
 
 inline constexpr int kMostStreamRows = 32;
 /// Floats of partial sums a range, and flags.
-inline constexpr std::size_t kStreamPartial = 256 * kMostStreamRows;
+inline constexpr std::size_t kStreamPartial = 64 * kMostStreamRows;
 
 cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cudaStream_t stream);
 

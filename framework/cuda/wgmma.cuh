@@ -59,40 +59,39 @@ __device__ __forceinline__ void wgmma_wait() {
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define GRAFT_WGMMA(rows, regs, type, a0, a1, a2, a3, matrix, adds)                            \
-  asm volatile("{.reg .pred adds; setp.ne.b32 adds, %" #adds ", 0;"                            \
-               "wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32." type "." type " {"         \
-               GRAFT_R##regs "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #matrix          \
-               ", adds, 1, 1, 0;}"                                                             \
-               : GRAFT_D##regs(0)                                                              \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
+#define GRAFT_WGMMA(rows, regs, type, a0, a1, a2, a3, matrix)                            \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32." type "." type " {"   \
+               GRAFT_R##regs "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #matrix    \
+               ", 1, 1, 1, 0;"                                                           \
+               : GRAFT_D##regs(0)                                                        \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
-/// d = a b, plus d when `add`. kRows: rows of x.
+/// d += a b. kRows: rows of x.
 template <class T, int kRows>
 __device__ __forceinline__ void wgmma(float (&d)[kRows / 8][4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b, int add) {
+                                      std::uint64_t b) {
   if constexpr (std::is_same_v<T, __half>) {
     if constexpr (kRows == 16)
-      GRAFT_WGMMA(16, 8, "f16", 8, 9, 10, 11, 12, 13);
+      GRAFT_WGMMA(16, 8, "f16", 8, 9, 10, 11, 12);
     else if constexpr (kRows == 32)
-      GRAFT_WGMMA(32, 16, "f16", 16, 17, 18, 19, 20, 21);
+      GRAFT_WGMMA(32, 16, "f16", 16, 17, 18, 19, 20);
     else if constexpr (kRows == 64)
-      GRAFT_WGMMA(64, 32, "f16", 32, 33, 34, 35, 36, 37);
+      GRAFT_WGMMA(64, 32, "f16", 32, 33, 34, 35, 36);
     else if constexpr (kRows == 128)
-      GRAFT_WGMMA(128, 64, "f16", 64, 65, 66, 67, 68, 69);
+      GRAFT_WGMMA(128, 64, "f16", 64, 65, 66, 67, 68);
     else if constexpr (kRows == 256)
-      GRAFT_WGMMA(256, 128, "f16", 128, 129, 130, 131, 132, 133);
+      GRAFT_WGMMA(256, 128, "f16", 128, 129, 130, 131, 132);
   } else {
     if constexpr (kRows == 16)
-      GRAFT_WGMMA(16, 8, "bf16", 8, 9, 10, 11, 12, 13);
+      GRAFT_WGMMA(16, 8, "bf16", 8, 9, 10, 11, 12);
     else if constexpr (kRows == 32)
-      GRAFT_WGMMA(32, 16, "bf16", 16, 17, 18, 19, 20, 21);
+      GRAFT_WGMMA(32, 16, "bf16", 16, 17, 18, 19, 20);
     else if constexpr (kRows == 64)
-      GRAFT_WGMMA(64, 32, "bf16", 32, 33, 34, 35, 36, 37);
+      GRAFT_WGMMA(64, 32, "bf16", 32, 33, 34, 35, 36);
     else if constexpr (kRows == 128)
-      GRAFT_WGMMA(128, 64, "bf16", 64, 65, 66, 67, 68, 69);
+      GRAFT_WGMMA(128, 64, "bf16", 64, 65, 66, 67, 68);
     else if constexpr (kRows == 256)
-      GRAFT_WGMMA(256, 128, "bf16", 128, 129, 130, 131, 132, 133);
+      GRAFT_WGMMA(256, 128, "bf16", 128, 129, 130, 131, 132);
   }
 }
 

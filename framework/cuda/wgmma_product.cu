@@ -15,6 +15,10 @@ constexpr int kStageTiles = 2;                // of 64 inputs
 constexpr int kBandStage = 2 * 4 * 512;       // bytes of a band's codes
 constexpr int kWarpgroup = 128;
 
+__host__ __device__ constexpr int stage_size(int bands, int rows) {
+  return rows * 256 + bands * (kBandStage + 1024);
+}
+
 struct Params {
   const char* codes;
   const char* words;
@@ -77,20 +81,20 @@ __device__ __forceinline__ std::uint32_t scale_pair(std::uint32_t word) {
   return __byte_perm(word, 0, 0x1010);
 }
 
-/// kBands groups of four warps, kRows rows of x; kFine: groups of 32 inputs.
-template <class T, int kBands, int kRows, bool kFine>
+enum class GroupSize { of32, of64, more };
+
+/// kBands groups of four warps, kRows rows of x.
+template <class T, int kBands, int kRows, GroupSize kGroup>
 __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
     wgmma_kernel(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) char shared[];
   __shared__ __align__(8) std::uint64_t full[16], empty[16];
-  const int group_words = kFine ? 4 : p.group_shift == 6 ? 2 : 1;  // groups in a stage
+  constexpr int kGroups = kGroup == GroupSize::of32 ? 4 : kGroup == GroupSize::of64 ? 2 : 1;
   constexpr int kXBytes = kRows * 128;                            // of 64 inputs
-  const int word_bytes = group_words * 256;
-  const int stage_bytes = 2 * kXBytes + kBands * (kBandStage + 1024);
-  const int warpgroup = threadIdx.x / kWarpgroup;
-  const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
-  WorkOfRange work(p.split, range);
+  constexpr int word_bytes = kGroups * 256, stage_bytes = stage_size(kBands, kRows);
+  // From one lane, so that the compiler knows it to be the same in a warp.
+  const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / kWarpgroup, 0);
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < p.stages; ++s) {
@@ -104,11 +108,12 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
 
   if (warpgroup == kBands) {
     if constexpr (kBands == 4)
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
     else
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
     if (threadIdx.x == kBands * kWarpgroup) {
       wait_for_previous_kernel();
+      WorkOfRange work(p.split, p.split.range_of_block(static_cast<int>(blockIdx.x)));
       int stage = 0, parity = 1;
       while (work.next()) {
         const int band = work.tile / p.row_tiles * kBands, row = work.tile % p.row_tiles * kRows;
@@ -145,58 +150,60 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   }
 
   if constexpr (kBands == 4)
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 104;");
   else
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
   const int thread = threadIdx.x % kWarpgroup, warp = thread / 32, lane = thread % 32;
-  const int code_offset = 2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
-  const int word_offset =
+  const std::uint32_t code_offset =
+      2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
+  const std::uint32_t word_offset =
       2 * kXBytes + kBands * kBandStage + warpgroup * 1024 + warp * 64 + (lane >> 2) * 8;
-  const int half_words = p.group_shift == 6 ? 256 : 0;  // from the first 64 inputs to the others
 
+  const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
+  WorkOfRange work(p.split, range);
   int stage = 0, parity = 0;
   while (work.next()) {
-    float sums[kRows / 8][4];
+    float sums[kRows / 8][4] = {};
     constexpr int kBatch = kRows >= 128 ? 2 : 4;  // steps of 16 inputs
     std::uint32_t a[2][kBatch][4];
-    int add = 0, before = -1;
+    int before = -1;
+#pragma unroll 1
     for (int step = work.begin; step < work.end; ++step) {
-      wait(shared_address(&full[stage]), parity);
-      const char* at = shared + stage * stage_bytes;
+      wait(shared_address(&full[0]) + stage * 8, parity);
+      const std::uint32_t at = shared_address(shared) + stage * stage_bytes;
+      const std::uint64_t matrix = matrix_at(at);
+      std::uint32_t zeros[2], scales[2], codes[4];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint4 packed = *reinterpret_cast<const uint4*>(at + code_offset + half * 2048);
-        const std::uint32_t codes[4] = {packed.x, packed.y, packed.z, packed.w};
-        const std::uint32_t x_at = shared_address(at + half * kXBytes);
-        std::uint32_t zeros[2], scales[2];
-#pragma unroll
-        for (int s = 0; s < 4; ++s) {
-          if (s == 0 || (kFine && s == 2)) {
-            const uint2 word = *reinterpret_cast<const uint2*>(
-                at + word_offset + (kFine ? (half * 2 + s / 2) * 256 : half * half_words));
-            zeros[0] = zero_pair<T>(word.x);
-            zeros[1] = zero_pair<T>(word.y);
-            scales[0] = scale_pair(word.x);
-            scales[1] = scale_pair(word.y);
-          }
-          std::uint32_t(&fragment)[4] = a[(half * 4 + s) / kBatch % 2][s % kBatch];
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            fragment[i] = bits_of(__hmul2(as_pair<T>(centred<T>(codes[s], i, zeros[i & 1])),
-                                          as_pair<T>(scales[i & 1])));
-          if (s % kBatch != kBatch - 1) continue;
-          wgmma_fence();
-#pragma unroll
-          for (int i = 0; i < kBatch; ++i) {
-            wgmma<T, kRows>(sums, a[(half * 4 + s) / kBatch % 2][i],
-                            matrix_at(x_at + (s - kBatch + 1 + i) * 32), add);
-            add = 1;
-          }
-          wgmma_commit();
-          wgmma_wait<1>();
-          if (half == 0 && s == kBatch - 1 && before >= 0 && lane == 0)
-            arrive(shared_address(&empty[before]));
+      for (int s = 0; s < 8; ++s) {
+        if (s % (8 / kGroups) == 0) {
+          uint2 word;
+          asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
+                       : "=r"(word.x), "=r"(word.y)
+                       : "r"(at + word_offset + s / (8 / kGroups) * 256));
+          zeros[0] = zero_pair<T>(word.x);
+          zeros[1] = zero_pair<T>(word.y);
+          scales[0] = scale_pair(word.x);
+          scales[1] = scale_pair(word.y);
         }
+        if (s % 4 == 0)
+          asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                       : "=r"(codes[0]), "=r"(codes[1]), "=r"(codes[2]), "=r"(codes[3])
+                       : "r"(at + code_offset + s / 4 * 2048));
+        std::uint32_t(&fragment)[4] = a[s / kBatch % 2][s % kBatch];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          fragment[i] = bits_of(__hmul2(as_pair<T>(centred<T>(codes[s % 4], i, zeros[i & 1])),
+                                        as_pair<T>(scales[i & 1])));
+        if (s % kBatch != kBatch - 1) continue;
+        wgmma_fence();
+#pragma unroll
+        for (int i = s - kBatch + 1; i <= s; ++i)
+          wgmma<T, kRows>(sums, a[s / kBatch % 2][i % kBatch],
+                          matrix + ((i / 4 * kXBytes + i % 4 * 32) >> 4));
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (s == kBatch - 1 && before >= 0 && lane == 0)
+          arrive(shared_address(&empty[0]) + before * 8);
       }
       before = stage;
       if (++stage == p.stages) {
@@ -205,7 +212,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
       }
     }
     wgmma_wait<0>();
-    if (lane == 0) arrive(shared_address(&empty[before]));
+    if (lane == 0) arrive(shared_address(&empty[0]) + before * 8);
 
     wait_for_previous_kernel();
     const auto partials_of = [&](int of) {
@@ -259,8 +266,6 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
 #endif
 }
 
-int stage_bytes(int bands, int rows) { return rows * 256 + bands * (kBandStage + 1024); }
-
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
 /// The driver's function, without linking the driver: the library must load where there is none.
@@ -280,8 +285,9 @@ Encode encoder() {
 template <class T, int kBands, int kRows>
 cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
                    cudaStream_t stream) {
-  const auto kernel = params.group_shift == 5 ? wgmma_kernel<T, kBands, kRows, true>
-                                              : wgmma_kernel<T, kBands, kRows, false>;
+  const auto kernel = params.group_shift == 5   ? wgmma_kernel<T, kBands, kRows, GroupSize::of32>
+                      : params.group_shift == 6 ? wgmma_kernel<T, kBands, kRows, GroupSize::of64>
+                                                : wgmma_kernel<T, kBands, kRows, GroupSize::more>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
@@ -292,16 +298,18 @@ cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMa
 template <class T>
 cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMap& map,
                    cudaStream_t stream) {
-  if (plan.bands == 2) {
-    if (plan.rows == 64) return launch<T, 2, 64>(plan, params, map, stream);
-    if (plan.rows == 128) return launch<T, 2, 128>(plan, params, map, stream);
-    if (plan.rows == 256) return launch<T, 2, 256>(plan, params, map, stream);
-  } else if (plan.bands == 4) {
-    if (plan.rows == 32) return launch<T, 4, 32>(plan, params, map, stream);
-    if (plan.rows == 64) return launch<T, 4, 64>(plan, params, map, stream);
-    if (plan.rows == 128) return launch<T, 4, 128>(plan, params, map, stream);
+  switch (plan.bands * 1000 + plan.rows) {
+    case 4032:
+      return launch<T, 4, 32>(plan, params, map, stream);
+    case 2064:
+      return launch<T, 2, 64>(plan, params, map, stream);
+    case 2128:
+      return launch<T, 2, 128>(plan, params, map, stream);
+    case 2256:
+      return launch<T, 2, 256>(plan, params, map, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -314,12 +322,17 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
   plan.row_tiles = static_cast<int>((m + rows - 1) / rows);
   plan.split.steps = static_cast<int>(shape.steps) / kStageTiles;
   plan.split.tiles = static_cast<int>((shape.bands + bands - 1) / bands) * plan.row_tiles;
+  // Whole tiles while that keeps nearly all processors busy; the rest is shared.
   const int tiles = plan.split.tiles, processors = limits.processors;
-  const bool whole = tiles <= processors && 10 * tiles >= 9 * processors;
-  plan.split.ranges =
-      whole ? tiles : std::max(1, std::min(processors, plan.split.units() / 2));
-  plan.split.waves = tiles / plan.split.ranges;
-  const int bytes = stage_bytes(bands, rows);
+  const auto nearly = [&](int blocks) { return 10 * blocks >= 9 * processors; };
+  if (tiles <= processors) {
+    plan.split.ranges =
+        nearly(tiles) ? tiles : std::max(1, std::min(processors, plan.split.units() / 2));
+  } else {
+    plan.split.ranges = processors;
+    plan.split.waves = tiles / processors + nearly(tiles % processors);
+  }
+  const int bytes = stage_size(bands, rows);
   plan.stages = static_cast<int>(
       std::min<std::size_t>(16, (limits.shared_bytes - 2048) / static_cast<std::size_t>(bytes)));
   plan.shared_bytes = static_cast<std::size_t>(plan.stages) * static_cast<std::size_t>(bytes);
@@ -327,14 +340,8 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
 }
 
 WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
-  const int rows = m <= 32 ? 32 : m <= 64 ? 64 : 128;
-  const int bands = shape.bands / 4 * plan_wgmma(shape, m, limits, 4, rows).row_tiles * 4 >=
-                            limits.processors
-                        ? 4
-                        : 2;
-  if (m > 128) return plan_wgmma(shape, m, limits, 2, 256);
-  if (bands == 2 && rows == 32) return plan_wgmma(shape, m, limits, 2, 64);
-  return plan_wgmma(shape, m, limits, bands, rows);
+  if (m <= 32) return plan_wgmma(shape, m, limits, 4, 32);
+  return plan_wgmma(shape, m, limits, 2, m <= 64 ? 64 : m <= 128 ? 128 : 256);
 }
 
 cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaStream_t stream) {

@@ -14,11 +14,14 @@ struct WorkSplit {
   int tiles = 0;  ///< of the result
   int steps = 0;  ///< units of a tile
   int ranges = 0;
-  /// Tiles that every block computes alone before: tile i * ranges + range in wave i. Blocks go
+  /// Tiles that every block computes alone before: tile i * ranges + range in wave i, if there is
+  /// one. Blocks go
   /// through their inputs side by side then, so that what they share is in the cache.
   int waves = 0;
 
-  GRAFT_HOST_DEVICE int shared_tiles() const { return tiles - waves * ranges; }
+  GRAFT_HOST_DEVICE int shared_tiles() const {
+    return tiles > waves * ranges ? tiles - waves * ranges : 0;
+  }
   /// Of the tiles that ranges share.
   GRAFT_HOST_DEVICE int units() const { return shared_tiles() * steps; }
   /// First unit of a range; begin(ranges) is the number of all.
@@ -41,7 +44,7 @@ struct WorkOfRange {
       tile = wave_++ * split_.ranges + range_;
       begin = 0;
       end = split_.steps;
-      return true;
+      if (tile < split_.tiles) return true;
     }
     if (unit_ >= last_) return false;
     tile = unit_ / split_.steps;

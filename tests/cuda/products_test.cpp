@@ -1,0 +1,159 @@
+#include <cmath>
+
+#include "on_device.h"
+#include "sentences.h"
+
+// Tolerances are those of one rounding of a result (half 2^-11, bfloat16 2^-8, relative in the
+// Euclidean norm below), plus, with wgmma, one of each weight.
+
+namespace graft::test {
+namespace {
+
+using namespace cuda;
+
+const std::pair<std::int64_t, std::int64_t> kShapes[] = {
+    {64, 128}, {200, 192}, {1024, 4096}, {4096, 1096}, {776, 2560}, {8, 8}};
+constexpr std::int64_t kGroups[] = {32, 64, 128, 256, 1 << 20};
+
+void for_each_weight(const std::function<void(const PackedWeight&, at::ScalarType)>& visit) {
+  for (const auto kind : {CodeKind::int4, CodeKind::table4})
+    for (const auto& [n, k] : kShapes)
+      for (const auto group : kGroups)
+        for (const auto dtype : {at::kHalf, at::kBFloat16})
+          visit(random_weight(kind, n, k, group, dtype), dtype);
+}
+
+std::string name_of(const PackedWeight& w, at::ScalarType dtype) {
+  const auto& s = w.shape;
+  return std::string(s.kind == CodeKind::int4 ? "int4 " : "table ") + std::to_string(s.n) + "x" +
+         std::to_string(s.k) + " groups of " + std::to_string(s.group) + " " + c10::toString(dtype);
+}
+
+}  // namespace
+
+SENTENCE("every way of a product is near the product in float64, and writes all of it") {
+  for_each_weight([](const PackedWeight& w, at::ScalarType dtype) {
+    const auto dense = w.dense();
+    for (const std::int64_t m : {1, 2, 7, 8, 9, 16, 21, 32, 33, 64, 100, 128, 200, 257}) {
+      const auto x = at::randn({m, w.shape.k}, at::device(at::kCUDA)).to(dtype);
+      const auto bias = m % 2 ? at::randn({w.shape.n}, at::device(at::kCUDA)) : at::Tensor();
+      auto expected = at::mm(x.to(at::kDouble), dense.t());
+      if (bias.defined()) expected = expected + bias.to(at::kDouble);
+      for (const auto& v : kVariants) {
+        const bool wgmma = v.way == Way::wgmma;
+        if (m > v.most_rows || (wgmma && (w.shape.kind != CodeKind::int4 || !has_wgmma())))
+          continue;
+        auto y = at::full({m, w.shape.n}, NAN, x.options());
+        multiply(w, x, y, v.way, v.number, bias);
+        const double unit = dtype == at::kHalf ? 1.0 / 2048 : 1.0 / 256;
+        // The table's levels are rounded to the type once too.
+        const double error = distance(y, expected), most = unit * 0.85;
+        expect(error < most, name_of(w, dtype) + " m " + std::to_string(m) + " by " + v.name + ": " +
+                                 std::to_string(error) + " above " + std::to_string(most));
+      }
+    }
+  });
+}
+
+SENTENCE("a product is the same every time") {
+  for_each_weight([](const PackedWeight& w, at::ScalarType dtype) {
+    for (const std::int64_t m : {1, 12, 40, 130}) {
+      const auto x = at::randn({m, w.shape.k}, at::device(at::kCUDA)).to(dtype);
+      auto first = at::full({m, w.shape.n}, NAN, x.options()), second = first.clone();
+      multiply(w, x, first);
+      multiply(w, x, second);
+      expect(first.equal(second), name_of(w, dtype) + " m " + std::to_string(m));
+    }
+  });
+}
+
+SENTENCE("a row of up to eight has the same result alone and among others") {
+  const auto w = random_weight(CodeKind::int4, 1024, 4096, 128);
+  const auto x = at::randn({8, 4096}, at::device(at::kCUDA)).to(at::kBFloat16);
+  auto all = at::empty({8, 1024}, x.options()), one = at::empty({1, 1024}, x.options());
+  multiply(w, x, all);
+  for (int row = 0; row < 8; ++row) {
+    multiply(w, x.narrow(0, row, 1), one);
+    expect(one.equal(all.narrow(0, row, 1)), "row " + std::to_string(row));
+  }
+}
+
+SENTENCE("x and y may be columns of wider tensors") {
+  const auto w = random_weight(CodeKind::int4, 256, 512, 64);
+  const auto wide = at::randn({20, 1024}, at::device(at::kCUDA)).to(at::kBFloat16);
+  for (const std::int64_t m : {4, 20}) {
+    auto wide_y = at::zeros({m, 400}, wide.options());
+    const auto x = wide.narrow(0, 0, m).narrow(1, 512, 512);
+    auto y = wide_y.narrow(1, 100, 256);
+    multiply(w, x, y);
+    expect(distance(y, at::mm(x.to(at::kDouble), w.dense().t())) < 4e-3, "m " + std::to_string(m));
+    expect(wide_y.narrow(1, 0, 100).eq(0).all().item<bool>() &&
+               wide_y.narrow(1, 356, 44).eq(0).all().item<bool>(),
+           "what is beside y stays as it was, m " + std::to_string(m));
+  }
+}
+
+SENTENCE("dequantized weights are rounded once") {
+  for_each_weight([](const PackedWeight& w, at::ScalarType dtype) {
+    const auto [n, k] = std::pair(w.shape.n, w.shape.k);
+    const auto wide = w.shape.kind == CodeKind::table4
+                          ? w.dense().to(at::kFloat)  // table * scale in float32 is one rounding
+                          : w.dense().to(at::kFloat);
+    for (const auto& [type, as] : {std::pair{DenseType::f16, at::kHalf},
+                                   {DenseType::bf16, at::kBFloat16},
+                                   {DenseType::f32, at::kFloat}}) {
+      auto out = at::full({n, k}, NAN, at::device(at::kCUDA).dtype(as));
+      const std::int64_t first = n > 64 ? 64 : 0;
+      if (first > 0)
+        require(dequantize(w.view(), 0, first, type, out.mutable_data_ptr(), stream()), "dequantize");
+      require(dequantize(w.view(), first, n - first, type,
+                         out.narrow(0, first, n - first).mutable_data_ptr(), stream()),
+              "dequantize");
+      expect(out.equal(wide.to(as)), name_of(w, dtype) + " to " + c10::toString(as));
+    }
+  });
+}
+
+SENTENCE("codes come back as they were packed") {
+  for_each_weight([](const PackedWeight& w, at::ScalarType dtype) {
+    const auto [n, k] = std::pair(w.shape.n, w.shape.k);
+    const auto expected = w.plain_codes.view({n, k / 8, 8})
+                              .bitwise_left_shift(at::arange(0, 32, 4, w.plain_codes.options()))
+                              .sum(-1, false, at::kInt)
+                              .t();
+    auto found = at::empty({k / 8, n}, w.plain_codes.options());
+    require(unpack_codes(w.shape, w.codes.const_data_ptr(),
+                         reinterpret_cast<std::uint32_t*>(found.mutable_data_ptr<int>()), stream()),
+            "unpack");
+    expect(found.equal(expected), name_of(w, dtype));
+  });
+}
+
+SENTENCE("what does not fit is refused") {
+  const auto w = random_weight(CodeKind::int4, 64, 128, 64);
+  const auto x = at::zeros({1, 128}, at::device(at::kCUDA).dtype(at::kBFloat16));
+  ProductArgs args;
+  args.weight = w.view();
+  args.m = 1;
+  args.x = x.const_data_ptr();
+  args.x_stride = 128;
+  args.y = x.mutable_data_ptr();
+  args.y_stride = 64;
+  expect(multiply(args, stream()) == cudaErrorInvalidValue, "no workspace");
+  args.workspace = workspace().mutable_data_ptr();
+  args.x_stride = 127;
+  expect(multiply(args, stream()) == cudaErrorInvalidValue, "x_stride 127");
+  args.x_stride = 128;
+  args.y_stride = 65;
+  expect(multiply(args, stream()) == cudaErrorInvalidValue, "y_stride 65");
+  args.y_stride = 64;
+  args.m = -1;
+  expect(multiply(args, stream()) == cudaErrorInvalidValue, "-1 rows");
+  args.m = 0;
+  expect(multiply(args, stream()) == cudaSuccess, "no row is no work");
+  expect(dequantize(w.view(), 8, 8, DenseType::f32, x.mutable_data_ptr(), stream()) ==
+             cudaErrorInvalidValue,
+         "dequantize from output 8 on");
+}
+
+}  // namespace graft::test
