@@ -1,15 +1,15 @@
 #!/bin/sh
-# enough_registers.sh FRAMEWORK NAME ARCHITECTURE COMPILER...: compiles cuda/NAME.cu for one
-# architecture and prints each kernel that keeps registers in memory, or for want of them waits for
+# enough_registers.sh ROOT FILE ARCHITECTURE COMPILER...: compiles ROOT/FILE for one architecture and
+# prints each kernel that keeps registers in memory, or for want of them waits for
 # every wgmma; fails when there is one. A cache may stand before the compiler: what it said is kept
 # with the object.
-framework=$1 name=$2 architecture=$3
+root=$1 file=$2 architecture=$3
 shift 3
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$@" -std=c++20 -O3 "-I$framework" -Xptxas=-v \
+"$@" -std=c++20 -O3 "-I$root/framework" "-I$root/framework/include" "-I$root/${file%/*}/.." -Xptxas=-v \
   "--generate-code=arch=compute_$architecture,code=[sm_$architecture]" \
-  -c "$framework/cuda/$name.cu" -o "$folder/object.o" >"$folder/log" 2>&1 || {
+  -c "$root/$file" -o "$folder/object.o" >"$folder/log" 2>&1 || {
   cat "$folder/log"
   exit 1
 }
@@ -25,7 +25,7 @@ awk '
   }
   END {
     print spilling + 0 " complaints, " kernels + 0 " kernels"
-    exit !kernels || spilling
+    exit spilling > 0
   }' "$folder/log" >"$folder/found"
 found=$?
 if command -v c++filt >/dev/null; then c++filt <"$folder/found"; else cat "$folder/found"; fi
