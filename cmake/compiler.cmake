@@ -14,7 +14,7 @@ if(MOLD)
 endif()
 
 function(graft_own target)
-  target_compile_options(${target} PRIVATE
+  set(options
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
     # GCC 12 reports std::string's operator+ (bug 105651).
     $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
@@ -22,10 +22,12 @@ function(graft_own target)
     $<$<CXX_COMPILER_ID:Clang>:-Wno-deprecated-declarations>
     $<$<BOOL:${GRAFT_WERROR}>:-Werror>)
   if(GRAFT_SANITIZE)
-    target_compile_options(${target} PRIVATE -fsanitize=${GRAFT_SANITIZE} -fno-omit-frame-pointer
-                                             -fno-sanitize-recover=all)
+    list(APPEND options -fsanitize=${GRAFT_SANITIZE} -fno-omit-frame-pointer
+                        -fno-sanitize-recover=all)
     target_link_options(${target} PRIVATE -fsanitize=${GRAFT_SANITIZE})
   endif()
+  # nvcc takes none of them; cuda.cmake has what it takes.
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:C,CXX>:${options}>")
   if(GRAFT_FUZZ)
     target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()

@@ -4,6 +4,9 @@
 # contracts to fused multiply-adds by itself, so that every level rounds alike. AVX files hold
 # raw-pointer code only: an inline function of a library header compiled there would leak to CPUs
 # without the instructions.
+#
+# CUDA files, <name>.cu, are left out where graft is built without CUDA and outside of graft's own
+# build. Otherwise GRAFT_HAS_CUDA=1 is defined for the kernels of plugins and those that link them.
 include_guard(GLOBAL)
 
 set(GRAFT_AVX2_FLAGS -mavx2 -mfma -mf16c)
@@ -16,7 +19,15 @@ set(GRAFT_AVX512BF16_FLAGS ${GRAFT_AVX512_FLAGS} -mavx512bf16)
 
 function(graft_add_kernels target)
   set(sources)
+  set(has_cuda FALSE)
   foreach(file IN LISTS ARGN)
+    if(file MATCHES "\\.cu$")
+      if(TARGET graft_cuda_kernels)
+        list(APPEND sources ${file})
+        set(has_cuda TRUE)
+      endif()
+      continue()
+    endif()
     set(flags $<$<CONFIG:Release>:-O3> -ffp-contract=off)
     if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)  # vectors as arguments stay inside their file
       list(APPEND flags -Wno-psabi)
@@ -40,8 +51,12 @@ function(graft_add_kernels target)
   target_link_libraries(${target} PUBLIC graft::headers)
   if(COMMAND graft_own)  # only inside graft's own build
     graft_own(${target})
+    if(has_cuda)
+      graft_own_cuda(${target})
+    endif()
     if(NOT target STREQUAL graft_kernels)
-      target_link_libraries(${target} PUBLIC graft_kernels)
+      target_link_libraries(${target} PUBLIC graft_kernels
+                                             $<TARGET_NAME_IF_EXISTS:graft_cuda_kernels>)
     endif()
   endif()
 endfunction()

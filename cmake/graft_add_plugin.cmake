@@ -1,7 +1,8 @@
 # graft_add_plugin(<name>
 #                  SOURCES file...             plugin.cpp, the quantizer, operators: they see torch
 #                  [KERNELS file...]           torch-free sources, <name>_avx2.cpp and
-#                                              <name>_avx512.cpp for these instruction sets
+#                                              <name>_avx512.cpp for these instruction sets,
+#                                              <name>.cu for CUDA devices
 #                  [REGISTRY registry.yaml]    the plugin's own rules
 #                  [OUTPUT_DIRECTORY folder])  default: GRAFT_PLUGIN_OUTPUT_DIRECTORY when set, else
 #                                              <build>/lib/graft/plugins, and installed
@@ -10,7 +11,8 @@
 #   graft_<name>          libgraft_<name>.so, a module that graft finds in its plugin folder
 #   graft_<name>_kernels  a static library of KERNELS, when there are any; unit tests link it
 #                         without torch. AVX files are left out on other processors, so a
-#                         dispatcher names their functions under #if defined(__x86_64__).
+#                         dispatcher names their functions under #if defined(__x86_64__); CUDA
+#                         files where graft is built without, so under #if defined(GRAFT_HAS_CUDA).
 #   libgraft_<name>.yaml  the REGISTRY file, beside the library: the same name, another ending.
 #
 # This is the only place with plugin flags. A plugin exports one symbol, resolves all others when it
@@ -37,11 +39,19 @@ function(graft_add_plugin name)
     set(folder ${arg_OUTPUT_DIRECTORY})
   endif()
 
+  if(arg_KERNELS)
+    graft_add_kernels(${target}_kernels ${arg_KERNELS})
+  endif()
+  if(GRAFT_CUDA_KERNELS_ONLY)
+    return()
+  endif()
   add_library(${target} MODULE ${arg_SOURCES})
   target_link_libraries(${target} PRIVATE graft::plugin)
   if(arg_KERNELS)
-    graft_add_kernels(${target}_kernels ${arg_KERNELS})
     target_link_libraries(${target} PRIVATE ${target}_kernels)
+  endif()
+  if(TARGET graft_cuda_kernels)  # inside graft's own build with CUDA: gives GRAFT_HAS_CUDA=1
+    target_link_libraries(${target} PRIVATE graft_cuda_kernels)
   endif()
 
   set_target_properties(${target} PROPERTIES

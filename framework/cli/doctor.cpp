@@ -6,6 +6,9 @@
 #include <set>
 
 #include "cli/program.h"
+#if defined(GRAFT_HAS_CUDA)
+#include "cuda/device.h"
+#endif
 #include "kernels/cpu_level.h"
 #include "registry/registry.h"
 
@@ -36,6 +39,23 @@ Line openmp() {
                            : ""};
 }
 
+void add_cuda(std::vector<Line>& lines) {
+#if defined(GRAFT_HAS_CUDA)
+  const auto devices = cuda::find_devices();
+  for (const auto& device : devices.list) {
+    char text[96];
+    std::snprintf(text, sizeof text, ", compute capability %d.%d, %.1f GiB", device.major,
+                  device.minor, static_cast<double>(device.bytes) / (1 << 30));
+    lines.push_back({"cuda", device.name + text, ""});
+  }
+  if (devices.list.empty())
+    lines.push_back({"cuda", devices.reason,
+                     devices.wrong ? "install a driver that this CUDA run time can use" : ""});
+#else
+  lines.push_back({"cuda", "not in this build", ""});
+#endif
+}
+
 void run(Program& program) {
   std::vector<Line> lines;
   lines.push_back({"graft", GRAFT_VERSION, ""});
@@ -44,7 +64,7 @@ void run(Program& program) {
                    std::string(kernels::name_of(kernels::cpu_level())) + ", " +
                        std::to_string(at::get_num_threads()) + " threads",
                    ""});
-  lines.push_back({"cuda", "not in this build", ""});
+  add_cuda(lines);
   lines.push_back(openmp());
   for (const auto& verdict : program.host().plugins().verdicts())
     lines.push_back(
