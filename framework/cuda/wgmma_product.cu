@@ -164,8 +164,10 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   int stage = 0, parity = 0;
   while (work.next()) {
     float sums[kRows / 8][4] = {};
-    constexpr int kBatch = kRows >= 128 ? 2 : 4;  // steps of 16 inputs
-    std::uint32_t a[2][kBatch][4];
+    // Steps of 16 inputs that are multiplied together. With few rows all of a stage, so that the
+    // four warps meet as seldom as can be; other groups fill the time until the registers are free.
+    constexpr int kBatch = kRows >= 128 ? 2 : 8, kBuffers = kBatch == 8 ? 1 : 2;
+    std::uint32_t a[kBuffers][kBatch][4];
     int before = -1;
 #pragma unroll 1
     for (int step = work.begin; step < work.end; ++step) {
@@ -175,6 +177,10 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
       std::uint32_t zeros[2], scales[2], codes[4];
 #pragma unroll
       for (int s = 0; s < 8; ++s) {
+        if (kBuffers == 1 && s == 0 && before >= 0) {
+          wgmma_wait<0>();
+          if (lane == 0) arrive(shared_address(&empty[0]) + before * 8);
+        }
         if (s % (8 / kGroups) == 0) {
           uint2 word;
           asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
@@ -189,7 +195,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
           asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                        : "=r"(codes[0]), "=r"(codes[1]), "=r"(codes[2]), "=r"(codes[3])
                        : "r"(at + code_offset + s / 4 * 2048));
-        std::uint32_t(&fragment)[4] = a[s / kBatch % 2][s % kBatch];
+        std::uint32_t(&fragment)[4] = a[s / kBatch % kBuffers][s % kBatch];
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           fragment[i] = bits_of(__hmul2(as_pair<T>(centred<T>(codes[s % 4], i, zeros[i & 1])),
@@ -198,11 +204,11 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
         wgmma_fence();
 #pragma unroll
         for (int i = s - kBatch + 1; i <= s; ++i)
-          wgmma<T, kRows>(sums, a[s / kBatch % 2][i % kBatch],
+          wgmma<T, kRows>(sums, a[s / kBatch % kBuffers][i % kBatch],
                           matrix + ((i / 4 * kXBytes + i % 4 * 32) >> 4));
         wgmma_commit();
-        wgmma_wait<1>();
-        if (s == kBatch - 1 && before >= 0 && lane == 0)
+        if constexpr (kBuffers == 2) wgmma_wait<1>();
+        if (kBuffers == 2 && s == kBatch - 1 && before >= 0 && lane == 0)
           arrive(shared_address(&empty[0]) + before * 8);
       }
       before = stage;
@@ -303,6 +309,8 @@ cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMa
       return launch<T, 4, 32>(plan, params, map, stream);
     case 2064:
       return launch<T, 2, 64>(plan, params, map, stream);
+    case 4064:
+      return launch<T, 4, 64>(plan, params, map, stream);
     case 2128:
       return launch<T, 2, 128>(plan, params, map, stream);
     case 2256:

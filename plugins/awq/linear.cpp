@@ -136,7 +136,7 @@ void WQLinear::to_cuda(const c10::Device& device) {
 void WQLinear::to_cpu() {
   const auto codes = words(0, out_features_);
   fragments_ = {};
-  dense_ = {};
+  dense_.reset();
   if (!panels_.defined() && !packed_.offsets.defined()) {
     set_tensor("qweight", codes);
     packed_.qweight = codes;

@@ -166,7 +166,7 @@ void Linear4bit::to_cpu() {
     fragments_ = {};
     set_tensor("weight", panels_.codes.narrow(0, 0, weight.numel()).view(weight.sizes()));
   }
-  dense_ = {};
+  dense_.reset();
   if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
 }
 #endif

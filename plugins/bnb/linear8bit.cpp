@@ -148,7 +148,7 @@ void Linear8bitLt::to_cuda(const c10::Device& device) {
 
 void Linear8bitLt::to_cpu() {
   const auto codes = rows();
-  device_rows_ = {};
+  device_rows_.reset();
   pack(codes);
   set_tensor("SCB", SCB.cpu());
   if (float_bias_.defined()) float_bias_ = float_bias_.cpu();

@@ -151,7 +151,7 @@ void QuantLinear::to_cuda(const c10::Device& device) {
 void QuantLinear::to_cpu() {
   const auto codes = words(0, out_features_);
   fragments_ = {};
-  dense_ = {};
+  dense_.reset();
   if (!panels_.defined()) {
     set_tensor("qweight", codes);
     make_panels();

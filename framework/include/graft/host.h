@@ -41,7 +41,7 @@ struct LoadOptions {
   /// file says.
   Value quantization_config;
   std::optional<at::ScalarType> dtype;  ///< of kept weights and activations; else the config's
-  c10::Device device = at::kCPU;
+  c10::Device device = at::kCPU;  ///< where the model goes once it is filled: cpu, cuda, cuda:N
   bool ignore_quantization_config = false;  ///< load as if the file had none
   /// For a quantized checkpoint of an architecture that graft does not have: the dense one it was
   /// made from, whose names tell the modules.
