@@ -1,9 +1,12 @@
 #include "graft/host.h"
 
+#include <ATen/Context.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <set>
 
 #include "applying/convert.h"
@@ -251,8 +254,6 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
     out.set_plan(
         out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype));
   } else {
-    if (given.device != at::kCPU)
-      throw Error(ErrorKind::usage, "only the device cpu is supported yet");
     PlanRequest dense = request();
     dense.checkpoint = has_weights ? &checkpoint : nullptr;
     dense.dtype = dtype;
@@ -315,7 +316,43 @@ static bool uses_calibration(const Plan& plan, const at::Tensor& ids, const Mode
   return true;
 }
 
+/// Throws Error(usage) for a device that models cannot be loaded to here.
+static void require_device(const c10::Device& device) {
+  if (device.is_cpu()) return;
+  if (!device.is_cuda())
+    throw Error(ErrorKind::usage, "models cannot be loaded to this device")
+        .expected("cpu, cuda or cuda:N")
+        .found(quote(device.str()));
+  if (!at::hasCUDA())
+    throw Error(ErrorKind::usage, "there is no CUDA device that LibTorch can use")
+        .hint("graft doctor says why; use --device cpu");
+  const auto count = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).deviceCount();
+  if (device.has_index() && device.index() >= count)
+    throw Error(ErrorKind::usage, "there is no such CUDA device")
+        .expected("cuda:0 to cuda:" + std::to_string(count - 1))
+        .found(quote(device.str()));
+}
+
+/// Moves a filled model; tensors that modules share stay shared.
+static void move_model(Model& model, const c10::Device& device) {
+  struct Place {
+    nn::Block* block;
+    std::string name;
+  };
+  std::map<const void*, std::vector<Place>> places;
+  for (const auto& module : model.modules())
+    if (auto* block = dynamic_cast<nn::Block*>(module.get()))
+      for (const auto& [name, tensor] : block->own_tensors())
+        places[tensor.unsafeGetTensorImpl()].push_back({block, name});
+  model.to(device);
+  for (const auto& [tensor, shared] : places)
+    for (std::size_t i = 1; i < shared.size(); ++i)
+      for (const auto& [name, moved] : shared[0].block->own_tensors())
+        if (name == shared[0].name) shared[i].block->set_tensor(shared[i].name, moved);
+}
+
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
+  require_device(options.device);
   State::Prepared ready = state_->prepare(*this, checkpoint, options);
   ready.plan.check(state_->options.strict);
   if (ready.quantizer && ready.quantizer->pre_quantized()) {
@@ -357,6 +394,7 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   }
   verify_filled(ready.model);
   ready.model->eval();
+  if (!options.device.is_cpu()) move_model(*ready.model, options.device);
   if (ready.quantizer) {
     loaded.config = ready.quantizer->config();
     loaded.quantization_config = ready.quantizer->describe();

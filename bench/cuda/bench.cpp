@@ -269,6 +269,10 @@ int main(int argc, char** argv) {
   const double copy = copy_rate();
   cudaDeviceProp device{};
   require(cudaGetDeviceProperties(&device, 0), "device");
+  if (mode == "one") {
+    ways(copy, CodeKind::int4, 128, 8192, 28672, {16, 32, 64, 128});
+    return 0;
+  }
   if (mode == "ways") {
     std::printf("%s, copy %.2f TB/s\n", device.name, copy);
     const std::vector<std::int64_t> rows{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};

@@ -7,7 +7,10 @@
 namespace graft::cuda {
 namespace {
 
-constexpr int kStages = 4;  // of a warp's ring
+/// Stages of a warp's ring, and places where warps' sums meet, by what there is room for.
+__host__ __device__ constexpr int stages_of(int row_tiles) { return row_tiles == 1 ? 4 : 3; }
+__host__ __device__ constexpr int meetings_of(bool table) { return table ? 1 : 2; }
+
 constexpr int kTableBytes = 256 * 128;  // every pair of codes, once for each lane's bank
 
 struct Params {
@@ -89,11 +92,14 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   constexpr int kCodes = codes_of(kHigh), kBeforeX = kCodes + words_of(kHigh, kFine);
   constexpr int kStage = stage_of(kHigh, kRows, kFine);
   constexpr bool kTable = kKind == CodeKind::table4;
+  constexpr int kStages = stages_of(kRows), kMeetings = meetings_of(kTable);
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   char* const rings = shared + (kTable ? kTableBytes : 0);
   char* const ring = rings + warp * (kStages * kStage);
-  auto* const sums = reinterpret_cast<float2*>(rings + warps * (kStages * kStage));
+  auto* sums = reinterpret_cast<float2*>(rings + warps * (kStages * kStage));
+  const int of_meeting = kHigh * 2 * 32 * warps;
+  int meeting = 0;
   const std::uint32_t ring_address =
       shared_address(ring) + static_cast<std::uint32_t>(lane * 16);
   const std::uint32_t x_address = shared_address(ring) + kBeforeX;
@@ -350,8 +356,15 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
               pack<T>(sum.x, sum.y);
         }
       }
-      __syncthreads();
+      // With two places the next meeting's barrier is enough.
+      if constexpr (kMeetings == 1) {
+        __syncthreads();
+      } else {
+        meeting ^= 1;
+        sums += meeting ? of_meeting : -of_meeting;
+      }
     }
+    if (kMeetings == 2 && !finishes) __syncthreads();
     if (!finishes && threadIdx.x == 0) set_flag(p.flags + range);
     for (int other = range + 1 + static_cast<int>(threadIdx.x); other < others;
          other += static_cast<int>(blockDim.x))
@@ -412,9 +425,12 @@ StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceL
   plan.split.steps = static_cast<int>(shape.steps);
   const bool fine = shape.group_shift == 5;
   const auto bytes = [&](int warps) {
-    return static_cast<std::size_t>((shape.kind == CodeKind::table4 ? kTableBytes : 0) +
-                                    warps * (kStages * stage_of(tiles_high, plan.row_tiles, fine) +
-                                             tiles_high * 2 * 32 * static_cast<int>(sizeof(float2))));
+    const bool table = shape.kind == CodeKind::table4;
+    const int sums = tiles_high * 2 * 32 * static_cast<int>(sizeof(float2));
+    return static_cast<std::size_t>(
+        (table ? kTableBytes : 0) +
+        warps * (stages_of(plan.row_tiles) * stage_of(tiles_high, plan.row_tiles, fine) +
+                 meetings_of(table) * sums));
   };
   plan.warps = most_warps(plan.row_tiles, fine);
   while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;

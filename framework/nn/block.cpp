@@ -63,6 +63,12 @@ void Block::set_tensor(std::string_view name, torch::Tensor value) {
   parameters_[owned->first] = std::move(value);
 }
 
+void Block::to(torch::Device device, bool non_blocking) {
+  for (const auto& child : children()) child->to(device, non_blocking);
+  for (const auto& [name, tensor] : own_tensors())
+    set_tensor(name, tensor.to(device, non_blocking));
+}
+
 void Block::describe(ModuleSpec& spec) const { spec.class_name = class_name(); }
 
 void Block::own(std::string name, torch::Tensor& member, torch::Tensor initial) {

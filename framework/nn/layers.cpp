@@ -45,7 +45,9 @@ Embedding::Embedding(std::int64_t count, std::int64_t width, const at::TensorOpt
 
 Embedding::~Embedding() = default;
 
-torch::Tensor Embedding::forward(const torch::Tensor& ids) { return at::embedding(weight, ids); }
+torch::Tensor Embedding::forward(const torch::Tensor& ids) {
+  return at::embedding(weight, ids.to(weight.device()));  // ids may come from the CPU
+}
 
 RmsNorm::RmsNorm(std::string class_name, std::int64_t width, double eps,
                  const at::TensorOptions& options)

@@ -84,10 +84,14 @@ void WQLinear::make_panels() {
 }
 
 at::Tensor WQLinear::words(std::int64_t first, std::int64_t count) const {
-  if (!panels_.defined()) return qweight.narrow(1, first / kPack, count / kPack);
+  auto panels = panels_;
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) panels = fragments_.panels();
+#endif
+  if (!panels.defined()) return qweight.narrow(1, first / kPack, count / kPack);
   auto out = at::empty({in_features_, count / kPack}, at::kInt);
   auto* to = reinterpret_cast<std::uint32_t*>(out.mutable_data_ptr<std::int32_t>());
-  unpack(panels_.shape, panels_.view().codes, first / kernels::kPanelWidth,
+  unpack(panels.shape, panels.view().codes, first / kernels::kPanelWidth,
          (first + count + kernels::kPanelWidth - 1) / kernels::kPanelWidth, to, count / kPack);
   return out;
 }
@@ -112,7 +116,51 @@ at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
   return out.to(weight_dtype_);
 }
 
+#if GRAFT_HAS_CUDA
+void WQLinear::to_cuda(const c10::Device& device) {
+  if (fragments_.defined() || dense_.defined()) to_cpu();
+  if (weight_dtype_ != at::kFloat && cuda::FragmentTensors::fits(panels_)) {
+    auto fragments = cuda::FragmentTensors(panels_, weight_dtype_, device);
+    pool().drain();
+    panels_ = {};
+    fragments_ = std::move(fragments);
+    // From here on the fragments are the only copy.
+    set_tensor("qweight",
+               fragments_.codes.narrow(0, 0, qweight.numel()).view(qweight.sizes()));
+  } else {
+    dense_ = dequantize().to(device);
+  }
+  if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
+}
+
+void WQLinear::to_cpu() {
+  const auto codes = words(0, out_features_);
+  fragments_ = {};
+  dense_ = {};
+  if (!panels_.defined() && !packed_.offsets.defined()) {
+    set_tensor("qweight", codes);
+    packed_.qweight = codes;
+    make_panels();
+  }
+  if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
+}
+#endif
+
+void WQLinear::to(torch::Device device, bool non_blocking) {
+#if GRAFT_HAS_CUDA
+  if (device.is_cuda()) return to_cuda(device);
+  if (fragments_.defined() || dense_.defined()) to_cpu();
+#endif
+  Unary::to(device, non_blocking);
+}
+
 at::Tensor WQLinear::forward(const at::Tensor& x) {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.multiply(x, float_bias_);
+  if (dense_.defined())
+    return at::linear(x, dense_.to(x.scalar_type()),
+                      float_bias_.defined() ? float_bias_.to(x.scalar_type()) : float_bias_);
+#endif
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   const auto act = kernels::choose_act(mode, x.scalar_type());
   if (panels_.defined() && act != kernels::Act::f32)
@@ -154,6 +202,10 @@ Tensors WQLinear::stored(AwqConfig::Version version) const {
 }
 
 at::Tensor WQLinear::dequantize() const {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.dense(weight_dtype_);
+  if (dense_.defined()) return dense_;
+#endif
   return kernels::dequantized(
       in_features_, out_features_, weight_dtype_,
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });

@@ -1,5 +1,8 @@
 #pragma once
 
+#if GRAFT_HAS_CUDA
+#include "cuda/fragment_tensors.h"
+#endif
 #include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "kernels/panel_tensors.h"
@@ -22,6 +25,11 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   /// Takes the tensors of a checkpoint in the layout that `config` reads.
   void fill(const Tensors& tensors, const AwqConfig& config);
 
+  using Unary::to;
+  /// On a CUDA device the codes are as the kernels take them; the file's small tensors stay on the
+  /// CPU.
+  void to(torch::Device device, bool non_blocking = false) override;
+
   at::Tensor forward(const at::Tensor& x) override;
   std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
@@ -29,7 +37,7 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   /// The tensors in a layout; bit for bit those of fill() in the one they came in. Throws
   /// Error(usage) when another cannot hold them.
   Tensors stored(AwqConfig::Version version) const;
-  /// [N, K] in the dtype that the weight is rounded to.
+  /// [N, K] in the dtype that the weight is rounded to, where the weight is.
   at::Tensor dequantize() const;
 
   at::Tensor qweight;  ///< int32 [K, N / 8]: the GEMM layout, or the first bytes of the panels
@@ -52,6 +60,12 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   kernels::PanelTensors panels_;
   at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
   Tensors small_;          ///< the checkpoint's tensors except qweight and bias, as they came
+#if GRAFT_HAS_CUDA
+  void to_cuda(const c10::Device& device);
+  void to_cpu();
+  cuda::FragmentTensors fragments_;
+  at::Tensor dense_;  ///< [N, K] on a CUDA device, of a weight that has no kernel there
+#endif
   at::Tensor
       stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
 };

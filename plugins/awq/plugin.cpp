@@ -8,6 +8,9 @@ struct Plugin {
   static constexpr const char* summary = "AWQ: groups of 4-bit codes, GEMM, GEMV and GEMVFast";
   static constexpr graft_claim claims[] = {
       {"awq", "Linear", "cpu", 0},
+#if GRAFT_HAS_CUDA
+      {"awq", "Linear", "cuda", 0},
+#endif
   };
   static void init(const Runtime&) {}
   static const Quantizer* quantizer(std::string_view method) {

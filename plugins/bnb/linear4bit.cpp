@@ -80,20 +80,29 @@ void Linear4bit::take(Tensors stored, QuantState state, const at::Tensor& given_
   state_.absmax.reset();
 }
 
+kernels::PanelTensors Linear4bit::held() const {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.panels();
+#endif
+  return panels_;
+}
+
 at::Tensor Linear4bit::bytes() const {
-  if (!panels_.defined()) return weight.view({-1});
+  const auto panels = held();
+  if (!panels.defined()) return weight.view({-1});
   auto out = at::empty({in_features_ * out_features_ / 2}, at::kByte);
   auto* to = out.mutable_data_ptr<std::uint8_t>();
-  for_each_chunk(pool(), panels_.shape.panels, [&](std::int64_t panel) {
+  for_each_chunk(pool(), panels.shape.panels, [&](std::int64_t panel) {
     const std::int64_t first = panel * kernels::kPanelWidth;
-    unpack_rows(panels_, first, std::min(kernels::kPanelWidth, out_features_ - first),
+    unpack_rows(panels, first, std::min(kernels::kPanelWidth, out_features_ - first),
                 to + first * in_features_ / 2);
   });
   return out;
 }
 
 at::Tensor Linear4bit::absmax() const {
-  return panels_.defined() ? unpack_absmax(panels_, state_.blocksize) : state_.absmax;
+  const auto panels = held();
+  return panels.defined() ? unpack_absmax(panels, state_.blocksize) : state_.absmax;
 }
 
 Tensors Linear4bit::stored() const {
@@ -133,7 +142,50 @@ at::Tensor Linear4bit::multiply_dequantized(const at::Tensor& x) const {
   return y.to(x.scalar_type()).view(sizes);
 }
 
+#if GRAFT_HAS_CUDA
+void Linear4bit::to_cuda(const c10::Device& device) {
+  if (fragments_.defined() || dense_.defined()) to_cpu();
+  if (cuda::FragmentTensors::fits(panels_)) {
+    auto fragments = cuda::FragmentTensors(panels_, compute_dtype_, device);
+    pool().drain();
+    panels_ = {};
+    fragments_ = std::move(fragments);
+    // From here on the fragments are the only copy.
+    set_tensor("weight", fragments_.codes.view(at::kByte)
+                             .narrow(0, 0, weight.numel())
+                             .view(weight.sizes()));
+  } else {
+    dense_ = dequantize().to(device);
+  }
+  if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
+}
+
+void Linear4bit::to_cpu() {
+  if (fragments_.defined()) {
+    panels_ = fragments_.panels();
+    fragments_ = {};
+    set_tensor("weight", panels_.codes.narrow(0, 0, weight.numel()).view(weight.sizes()));
+  }
+  dense_ = {};
+  if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
+}
+#endif
+
+void Linear4bit::to(torch::Device device, bool non_blocking) {
+#if GRAFT_HAS_CUDA
+  if (device.is_cuda()) return to_cuda(device);
+  if (fragments_.defined() || dense_.defined()) to_cpu();
+#endif
+  Unary::to(device, non_blocking);
+}
+
 at::Tensor Linear4bit::forward(const at::Tensor& x) {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.multiply(x, float_bias_);
+  if (dense_.defined())
+    return at::linear(x, dense_.to(x.scalar_type()),
+                      float_bias_.defined() ? float_bias_.to(x.scalar_type()) : float_bias_);
+#endif
   if (!panels_.defined()) return multiply_dequantized(x);
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   return kernels::multiply(panels_, x, float_bias_, kernels::choose_act(mode, x.scalar_type()),
@@ -156,6 +208,10 @@ void Linear4bit::describe(ModuleSpec& spec) const {
 }
 
 at::Tensor Linear4bit::dequantize() const {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.dense(state_.dtype);
+  if (dense_.defined()) return dense_;
+#endif
   auto out = at::empty({out_features_, in_features_}, at::kFloat);
   dequantize_blocks()(bytes().const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
                       absmax().const_data_ptr<float>(), state_.blocksize, 0,

@@ -1,5 +1,8 @@
 #pragma once
 
+#if GRAFT_HAS_CUDA
+#include "cuda/fragment_tensors.h"
+#endif
 #include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "kernels/panel_tensors.h"
@@ -22,13 +25,18 @@ class Linear4bit : public nn::Unary, public nn::RowLinear {
   void fill(const Tensors& tensors);
   void fill(QuantizedWeight quantized, const at::Tensor& bias);
 
+  using Unary::to;
+  /// On a CUDA device the codes are as the kernels take them; the file's small tensors stay on the
+  /// CPU.
+  void to(torch::Device device, bool non_blocking = false) override;
+
   at::Tensor forward(const at::Tensor& x) override;
   std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
 
   /// The weight and its companions in the checkpoint's layout, bit for bit.
   Tensors stored() const;
-  /// [N, K] in the dtype of the weight before quantization.
+  /// [N, K] in the dtype of the weight before quantization, where the weight is.
   at::Tensor dequantize() const;
 
   /// [ceil(N * K / 2), 1]: the first bytes of the panels, or all of the checkpoint's.
@@ -52,6 +60,14 @@ class Linear4bit : public nn::Unary, public nn::RowLinear {
   std::vector<std::int64_t> storage_sizes_;
   bool plain_absmax_ = false;
   at::Tensor float_bias_;
+#if GRAFT_HAS_CUDA
+  void to_cuda(const c10::Device& device);
+  void to_cpu();
+  cuda::FragmentTensors fragments_;
+  at::Tensor dense_;  ///< [N, K] on a CUDA device, of a weight that has no kernel there
+#endif
+  /// The panels, of what is on a CUDA device again; undefined: there are none.
+  kernels::PanelTensors held() const;
 };
 
 }  // namespace graft::bnb

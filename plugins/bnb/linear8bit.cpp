@@ -5,6 +5,10 @@
 
 #include <algorithm>
 
+#if GRAFT_HAS_CUDA
+#include "cuda/fragment_tensors.h"
+#include "kernels/int8_cuda.h"
+#endif
 #include "graft/error.h"
 #include "graft/pool.h"
 #include "kernels/int8.h"
@@ -116,6 +120,9 @@ void Linear8bitLt::pack(const at::Tensor& given) {
 }
 
 at::Tensor Linear8bitLt::rows() const {
+#if GRAFT_HAS_CUDA
+  if (device_rows_.defined()) return device_rows_.cpu();
+#endif
   auto out = at::empty({out_features_, in_features_}, at::kChar);
   auto* to = out.mutable_data_ptr<std::int8_t>();
   const auto* codes = panels_.codes.const_data_ptr<std::uint8_t>();
@@ -129,7 +136,69 @@ at::Tensor Linear8bitLt::rows() const {
   return out;
 }
 
+#if GRAFT_HAS_CUDA
+void Linear8bitLt::to_cuda(const c10::Device& device) {
+  device_rows_ = rows().to(device);
+  pool().drain();
+  panels_ = {};
+  set_tensor("weight", device_rows_);
+  set_tensor("SCB", SCB.to(device));
+  if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
+}
+
+void Linear8bitLt::to_cpu() {
+  const auto codes = rows();
+  device_rows_ = {};
+  pack(codes);
+  set_tensor("SCB", SCB.cpu());
+  if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
+}
+
+at::Tensor Linear8bitLt::multiply_on_device(const at::Tensor& x) const {
+  const c10::DeviceGuard guard(device_rows_.device());
+  auto sizes = x.sizes().vec();
+  sizes.back() = out_features_;
+  const auto input = x.reshape({-1, in_features_}).contiguous();
+  auto y = at::empty({input.size(0), out_features_}, input.options());
+  RowInt8Cuda args;
+  args.weight = device_rows_.const_data_ptr<std::int8_t>();
+  args.scales = SCB.const_data_ptr<float>();
+  args.threshold = static_cast<float>(threshold_);
+  args.m = input.size(0);
+  args.n = out_features_;
+  args.k = in_features_;
+  args.type = cuda::dense_type(x.scalar_type());
+  args.x = input.const_data_ptr();
+  args.y = y.mutable_data_ptr();
+  args.bias = float_bias_.defined() ? float_bias_.const_data_ptr<float>() : nullptr;
+  const auto memory =
+      at::empty({static_cast<std::int64_t>(row_int8_workspace(args.m, args.k))},
+                input.options().dtype(at::kByte));
+  args.workspace = memory.mutable_data_ptr();
+  cuda::require(multiply_rows_int8_cuda(args, cuda::stream_of(device_rows_.device())),
+                "an int8 product");
+  return y.view(sizes);
+}
+#endif
+
+void Linear8bitLt::to(torch::Device device, bool non_blocking) {
+#if GRAFT_HAS_CUDA
+  if (device.is_cuda()) return to_cuda(device);
+  if (device_rows_.defined()) to_cpu();
+#endif
+  Unary::to(device, non_blocking);
+}
+
 at::Tensor Linear8bitLt::forward(const at::Tensor& x) {
+#if GRAFT_HAS_CUDA
+  // The kernel takes rows of whole 16 bytes; others multiply dequantized.
+  const bool whole = in_features_ % 16 == 0;
+  if (device_rows_.defined() && how_ == BnbConfig::Int8Forward::llm_int8 && whole)
+    return multiply_on_device(x);
+  if (device_rows_.defined())
+    return at::linear(x, dequantize().to(x.scalar_type()),
+                      float_bias_.defined() ? float_bias_.to(x.scalar_type()) : float_bias_);
+#endif
   auto sizes = x.sizes().vec();
   sizes.back() = out_features_;
   const auto input = x.contiguous();
@@ -164,12 +233,16 @@ void Linear8bitLt::describe(ModuleSpec& spec) const {
 
 Tensors Linear8bitLt::stored() const {
   if (master_.defined()) return {{"weight", master_}};
-  Tensors out{{"weight", rows()}, {"SCB", SCB}};
+  Tensors out{{"weight", rows()}, {"SCB", SCB.cpu()}};
   if (format_.defined()) out.set("weight_format", format_);
   return out;
 }
 
 at::Tensor Linear8bitLt::dequantize() const {
+#if GRAFT_HAS_CUDA
+  if (device_rows_.defined())
+    return device_rows_.to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127;
+#endif
   return rows().to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127;
 }
 

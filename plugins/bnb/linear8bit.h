@@ -22,6 +22,10 @@ class Linear8bitLt : public nn::Unary {
   /// when it is not finite there.
   void quantize(const at::Tensor& dense, const at::Tensor& given_bias);
 
+  using Unary::to;
+  /// On a CUDA device the codes are int8 rows.
+  void to(torch::Device device, bool non_blocking = false) override;
+
   at::Tensor forward(const at::Tensor& x) override;
   void describe(ModuleSpec& spec) const override;
 
@@ -47,6 +51,12 @@ class Linear8bitLt : public nn::Unary {
   at::Tensor format_;  ///< weight_format of the file; undefined when it had none
   at::Tensor master_;  ///< the 16-bit weight that llm_int8_has_fp16_weight keeps; else undefined
   bool keeps_master_;
+#if GRAFT_HAS_CUDA
+  void to_cuda(const c10::Device& device);
+  void to_cpu();
+  at::Tensor multiply_on_device(const at::Tensor& x) const;
+  at::Tensor device_rows_;  ///< int8 [N, K] on a CUDA device; panels_ are empty then
+#endif
 };
 
 }  // namespace graft::bnb

@@ -9,6 +9,9 @@ struct Plugin {
       "bitsandbytes: NF4 and FP4 with and without double quantization, LLM.int8";
   static constexpr graft_claim claims[] = {
       {"bitsandbytes", "Linear", "cpu", 0},
+#if GRAFT_HAS_CUDA
+      {"bitsandbytes", "Linear", "cuda", 0},
+#endif
   };
   static void init(const Runtime&) {}
   static const Quantizer* quantizer(std::string_view method) {

@@ -70,17 +70,18 @@ void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
     if (bias.defined() || given->ne(0).any().item<bool>())
       float_bias_ = given->to(at::kFloat).contiguous();
   }
-  make_panels(config.group_of(in_features_));
+  group_size_ = config.group_of(in_features_);
+  make_panels();
 }
 
-void QuantLinear::make_panels(std::int64_t group_size) {
+void QuantLinear::make_panels() {
   if (panels_.defined()) pool().drain();
   panels_ = {};
   if (!whole_words(in_features_, bits_)) return;
-  auto sorting = sort_by_group(group_.const_data_ptr<std::int32_t>(), in_features_, group_size);
+  auto sorting = sort_by_group(group_.const_data_ptr<std::int32_t>(), in_features_, group_size_);
   if (!sorting.even) return;
   const auto shape =
-      kernels::panel_shape(panel_kind(bits_), out_features_, in_features_, group_size);
+      kernels::panel_shape(panel_kind(bits_), out_features_, in_features_, group_size_);
   auto panels = kernels::empty_panels(shape);
   if (!sorting.order.empty()) panels.order = at::tensor(sorting.order, at::kInt);
   const auto groups = at::tensor(sorting.groups, at::kInt);
@@ -100,10 +101,14 @@ void QuantLinear::make_panels(std::int64_t group_size) {
 }
 
 at::Tensor QuantLinear::words(std::int64_t first, std::int64_t count) const {
-  if (!panels_.defined()) return qweight.narrow(1, first, count);
+  auto panels = panels_;
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) panels = fragments_.panels();
+#endif
+  if (!panels.defined()) return qweight.narrow(1, first, count);
   auto out = at::zeros({qweight.size(0), count}, at::kInt);
-  const PackedWords to{words_of(out), count, bits_, panels_.view().order};
-  unpack(panels_.shape, panels_.view().codes, first / kernels::kPanelWidth,
+  const PackedWords to{words_of(out), count, bits_, panels.view().order};
+  unpack(panels.shape, panels.view().codes, first / kernels::kPanelWidth,
          (first + count + kernels::kPanelWidth - 1) / kernels::kPanelWidth, to);
   return out;
 }
@@ -126,7 +131,50 @@ at::Tensor QuantLinear::columns(std::int64_t first, std::int64_t count) const {
   return out.to(weight_dtype_);
 }
 
+#if GRAFT_HAS_CUDA
+void QuantLinear::to_cuda(const c10::Device& device) {
+  if (fragments_.defined() || dense_.defined()) to_cpu();
+  if (weight_dtype_ != at::kFloat && cuda::FragmentTensors::fits(panels_)) {
+    auto fragments = cuda::FragmentTensors(panels_, weight_dtype_, device);
+    pool().drain();
+    panels_ = {};
+    fragments_ = std::move(fragments);
+    // From here on the fragments are the only copy.
+    set_tensor("qweight",
+               fragments_.codes.narrow(0, 0, qweight.numel()).view(qweight.sizes()));
+  } else {
+    dense_ = dequantize().to(device);
+  }
+  if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
+}
+
+void QuantLinear::to_cpu() {
+  const auto codes = words(0, out_features_);
+  fragments_ = {};
+  dense_ = {};
+  if (!panels_.defined()) {
+    set_tensor("qweight", codes);
+    make_panels();
+  }
+  if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
+}
+#endif
+
+void QuantLinear::to(torch::Device device, bool non_blocking) {
+#if GRAFT_HAS_CUDA
+  if (device.is_cuda()) return to_cuda(device);
+  if (fragments_.defined() || dense_.defined()) to_cpu();
+#endif
+  Unary::to(device, non_blocking);
+}
+
 at::Tensor QuantLinear::forward(const at::Tensor& x) {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.multiply(x, float_bias_);
+  if (dense_.defined())
+    return at::linear(x, dense_.to(x.scalar_type()),
+                      float_bias_.defined() ? float_bias_.to(x.scalar_type()) : float_bias_);
+#endif
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   const auto act = kernels::choose_act(mode, x.scalar_type());
   if (panels_.defined() && act != kernels::Act::f32)
@@ -175,6 +223,10 @@ Tensors QuantLinear::stored(GptqConfig::Format format) const {
 }
 
 at::Tensor QuantLinear::dequantize() const {
+#if GRAFT_HAS_CUDA
+  if (fragments_.defined()) return fragments_.dense(weight_dtype_);
+  if (dense_.defined()) return dense_;
+#endif
   return kernels::dequantized(
       in_features_, out_features_, weight_dtype_,
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });

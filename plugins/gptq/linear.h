@@ -1,5 +1,8 @@
 #pragma once
 
+#if GRAFT_HAS_CUDA
+#include "cuda/fragment_tensors.h"
+#endif
 #include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "graft/tensors.h"
@@ -14,7 +17,8 @@ namespace graft::gptq {
 /// precision. So dequantize() gives it, and float32 activations are multiplied with it. All others
 /// are multiplied from panels as graft::activations() says, with scales as stored and no rounding
 /// of W. Words that panels cannot hold multiply dequantized, in the dtype of x: where the last of
-/// them are not full, and where groups have other sizes than group_size.
+/// them are not full, and where groups have other sizes than group_size. On a CUDA device the codes
+/// are there as the kernels take them, and the small tensors of the file stay on the CPU.
 class QuantLinear : public nn::Unary, public nn::RowLinear {
  public:
   /// Everything on meta.
@@ -24,6 +28,9 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   /// Takes the tensors of a checkpoint; stored() gives them again.
   void fill(const Tensors& tensors, const GptqConfig& config);
 
+  using Unary::to;
+  void to(torch::Device device, bool non_blocking = false) override;
+
   at::Tensor forward(const at::Tensor& x) override;
   std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
@@ -31,7 +38,7 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   /// The tensors as a checkpoint with zero points in `format` has them. Throws Error(usage) when
   /// that format cannot hold them.
   Tensors stored(GptqConfig::Format format) const;
-  /// [N, K] in the dtype that the weight is rounded to.
+  /// [N, K] in the dtype that the weight is rounded to, where the weight is.
   at::Tensor dequantize() const;
 
   at::Tensor qweight;  ///< int32 [words(K), N]: as in the file, or the first bytes of the panels
@@ -41,14 +48,14 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
 
  private:
   /// Makes panels of the words where that can be done.
-  void make_panels(std::int64_t group_size);
+  void make_panels();
   /// The words of outputs [first, first + count) as in the file, int32 [words(K), count]; `first`
   /// is a multiple of a panel's width.
   at::Tensor words(std::int64_t first, std::int64_t count) const;
   /// The transposed weight of these outputs: [K, count] in weight_dtype_.
   at::Tensor columns(std::int64_t first, std::int64_t count) const;
 
-  std::int64_t in_features_, out_features_;
+  std::int64_t in_features_, out_features_, group_size_ = 0;
   int bits_;
   ZeroRule zero_rule_ = ZeroRule::plain;
   at::ScalarType model_dtype_;  ///< of the model as its config names it
@@ -58,6 +65,12 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   at::Tensor g_idx_;  ///< as in the file; undefined when it has none
   kernels::PanelTensors panels_;
   at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
+#if GRAFT_HAS_CUDA
+  void to_cuda(const c10::Device& device);
+  void to_cpu();
+  cuda::FragmentTensors fragments_;
+  at::Tensor dense_;  ///< [N, K] on a CUDA device, of a weight that has no kernel there
+#endif
   at::Tensor
       stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
 };

@@ -8,6 +8,9 @@ struct Plugin {
   static constexpr const char* summary = "GPTQ: packed groups of 2, 3, 4 and 8 bits, v1 and v2";
   static constexpr graft_claim claims[] = {
       {"gptq", "Linear", "cpu", 0},
+#if GRAFT_HAS_CUDA
+      {"gptq", "Linear", "cuda", 0},
+#endif
   };
   static void init(const Runtime&) {}
   static const Quantizer* quantizer(std::string_view method) {

@@ -50,6 +50,11 @@ class GRAFT_API Block : public torch::nn::Module {
   /// (any dtype and device): from meta to real data. Throws Error(model) when the shape differs.
   void set_tensor(std::string_view name, torch::Tensor value);
 
+  using torch::nn::Module::to;
+  /// Children and own tensors to another device, here through set_tensor(). A module that keeps more
+  /// than its own tensors overrides it.
+  void to(torch::Device device, bool non_blocking = false) override;
+
   /// How the own tensors divide into those of a replacement with a module for each part (an
   /// expert). Checkpoints may hold either form. Empty: they do not divide.
   virtual std::vector<TensorPart> parts() const { return {}; }
