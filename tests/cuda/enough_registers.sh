@@ -1,13 +1,14 @@
 #!/bin/sh
-# enough_registers.sh ROOT FILE ARCHITECTURE COMPILER...: compiles ROOT/FILE for one architecture and
-# prints each kernel that keeps registers in memory, or for want of them waits for
-# every wgmma; fails when there is one. A cache may stand before the compiler: what it said is kept
-# with the object.
+# enough_registers.sh ROOT FILE ARCHITECTURE COMPILER...: compiles ROOT/FILE for one architecture
+# and prints each kernel that keeps registers in memory, or for want of them waits for every wgmma;
+# fails when there is one. A cache may stand before the compiler: what it said is kept with the
+# object.
 root=$1 file=$2 architecture=$3
 shift 3
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$@" -std=c++20 -O3 "-I$root/framework" "-I$root/framework/include" "-I$root/${file%/*}/.." -Xptxas=-v \
+"$@" -std=c++20 -O3 -Xptxas=-v \
+  "-I$root/framework" "-I$root/framework/include" "-I$root/${file%/*}/.." \
   "--generate-code=arch=compute_$architecture,code=[sm_$architecture]" \
   -c "$root/$file" -o "$folder/object.o" >"$folder/log" 2>&1 || {
   cat "$folder/log"
@@ -25,7 +26,7 @@ awk '
   }
   END {
     print spilling + 0 " complaints, " kernels + 0 " kernels"
-    exit spilling > 0
+    exit !kernels || spilling
   }' "$folder/log" >"$folder/found"
 found=$?
 if command -v c++filt >/dev/null; then c++filt <"$folder/found"; else cat "$folder/found"; fi
