@@ -37,7 +37,7 @@ class Contender {
     require(cudaGraphDestroy(graph), "graph");
     require(cudaEventCreate(&begin_), "event");
     require(cudaEventCreate(&end_), "event");
-    run();
+    for (int i = 0; i < 3; ++i) run();
     times_.clear();
   }
   Contender(const Contender&) = delete;
@@ -151,7 +151,7 @@ void ways(double copy, CodeKind kind, std::int64_t group, std::int64_t n, std::i
     for (const auto& v : kVariants) {
       const bool wgmma = v.way == Way::wgmma;
       if (m > v.most_rows || (wgmma && (kind != CodeKind::int4 || !has_wgmma()))) continue;
-      if (wgmma && (v.number % 1000 > 4 * m || v.number % 1000 * 4 < m) && v.number != 2256) continue;
+      if (wgmma && (v.number % 1000 > 4 * m || v.number % 1000 * 4 < m)) continue;
       Contender ours(static_cast<int>(weights.size()), [&](int i) {
         multiply(weights[static_cast<std::size_t>(i)], x, y, v.way, v.number);
       });

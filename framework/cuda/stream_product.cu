@@ -9,7 +9,7 @@ namespace {
 
 /// Stages of a warp's ring, and places where warps' sums meet, by what there is room for.
 __host__ __device__ constexpr int stages_of(int row_tiles) { return row_tiles == 1 ? 4 : 3; }
-__host__ __device__ constexpr int meetings_of(bool table) { return table ? 1 : 2; }
+__host__ __device__ constexpr int meetings_of(int row_tiles) { return row_tiles == 1 ? 1 : 2; }
 
 constexpr int kTableBytes = 256 * 128;  // every pair of codes, once for each lane's bank
 
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   constexpr int kCodes = codes_of(kHigh), kBeforeX = kCodes + words_of(kHigh, kFine);
   constexpr int kStage = stage_of(kHigh, kRows, kFine);
   constexpr bool kTable = kKind == CodeKind::table4;
-  constexpr int kStages = stages_of(kRows), kMeetings = meetings_of(kTable);
+  constexpr int kStages = stages_of(kRows), kMeetings = meetings_of(kRows);
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   char* const rings = shared + (kTable ? kTableBytes : 0);
@@ -430,7 +430,7 @@ StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceL
     return static_cast<std::size_t>(
         (table ? kTableBytes : 0) +
         warps * (stages_of(plan.row_tiles) * stage_of(tiles_high, plan.row_tiles, fine) +
-                 meetings_of(table) * sums));
+                 meetings_of(plan.row_tiles) * sums));
   };
   plan.warps = most_warps(plan.row_tiles, fine);
   while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;

@@ -112,7 +112,8 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
     else
       asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
     if (threadIdx.x == kBands * kWarpgroup) {
-      wait_for_previous_kernel();
+      // The weight does not depend on what ran before, x does.
+      bool waited = false;
       WorkOfRange work(p.split, p.split.range_of_block(static_cast<int>(blockIdx.x)));
       int stage = 0, parity = 1;
       while (work.next()) {
@@ -122,23 +123,24 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
             p.codes + (static_cast<std::int64_t>(band) * p.steps + work.begin * kStageTiles) * 2048;
         for (int step = work.begin; step < work.end; ++step, codes += kBandStage) {
           const std::uint32_t barrier = shared_address(&full[stage]);
-          std::uint32_t at = shared_address(shared + stage * stage_bytes);
+          const std::uint32_t at = shared_address(shared + stage * stage_bytes);
           wait(shared_address(&empty[stage]), parity);
           arrive_expecting(barrier, bands * (kBandStage + word_bytes) + 2 * kXBytes);
-          copy_box(at, &x_map, step * kStageInputs, row, barrier);
-          copy_box(at + kXBytes, &x_map, step * kStageInputs + 64, row, barrier);
-          at += 2 * kXBytes;
           const char* words =
               p.words +
               (static_cast<std::int64_t>(band) * p.groups + ((step * kStageInputs) >> p.group_shift)) *
                   256;
 #pragma unroll 1
           for (int b = 0; b < bands; ++b) {
-            copy_bulk(at + b * kBandStage, codes + static_cast<std::int64_t>(b) * p.steps * 2048,
+            copy_bulk(at + 2 * kXBytes + b * kBandStage, codes + static_cast<std::int64_t>(b) * p.steps * 2048,
                       kBandStage, barrier);
-            copy_bulk(at + kBands * kBandStage + b * 1024,
+            copy_bulk(at + 2 * kXBytes + kBands * kBandStage + b * 1024,
                       words + static_cast<std::int64_t>(b) * p.groups * 256, word_bytes, barrier);
           }
+          if (!waited) wait_for_previous_kernel();
+          waited = true;
+          copy_box(at, &x_map, step * kStageInputs, row, barrier);
+          copy_box(at + kXBytes, &x_map, step * kStageInputs + 64, row, barrier);
           if (++stage == p.stages) {
             stage = 0;
             parity ^= 1;
@@ -166,7 +168,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
     float sums[kRows / 8][4] = {};
     // Steps of 16 inputs that are multiplied together. With few rows all of a stage, so that the
     // four warps meet as seldom as can be; other groups fill the time until the registers are free.
-    constexpr int kBatch = kRows >= 128 ? 2 : 8, kBuffers = kBatch == 8 ? 1 : 2;
+    constexpr int kBatch = kRows >= 128 ? 2 : kRows == 64 ? 4 : 8, kBuffers = kBatch == 8 ? 1 : 2;
     std::uint32_t a[kBuffers][kBatch][4];
     int before = -1;
 #pragma unroll 1
@@ -241,6 +243,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
       __syncwarp();
       meet(warpgroup);
       if (other_of_thread < others) p.flags[other_of_thread * kBands + warpgroup] = 0;
+#pragma unroll(kRows <= 32 ? 4 : 1)
       for (int other = range + 1; other < others; ++other) {
         const float4* from = partials_of(other);
 #pragma unroll
@@ -309,8 +312,8 @@ cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMa
       return launch<T, 4, 32>(plan, params, map, stream);
     case 2064:
       return launch<T, 2, 64>(plan, params, map, stream);
-    case 4064:
-      return launch<T, 4, 64>(plan, params, map, stream);
+    case 2032:
+      return launch<T, 2, 32>(plan, params, map, stream);
     case 2128:
       return launch<T, 2, 128>(plan, params, map, stream);
     case 2256:
@@ -348,7 +351,9 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
 }
 
 WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
-  if (m <= 32) return plan_wgmma(shape, m, limits, 4, 32);
+  // Four bands read x half as often; two make twice as many tiles of a small weight.
+  if (m <= 32)
+    return plan_wgmma(shape, m, limits, 5 * shape.bands / 4 >= limits.processors ? 4 : 2, 32);
   return plan_wgmma(shape, m, limits, 2, m <= 64 ? 64 : m <= 128 ? 128 : 256);
 }
 

@@ -126,7 +126,7 @@ inline constexpr Variant kVariants[] = {
     {cuda::Way::stream, 12, "stream 2 split", 64},
     {cuda::Way::wgmma, 4032, "wgmma 32", 1 << 30},
     {cuda::Way::wgmma, 2064, "wgmma 64", 1 << 30},
-    {cuda::Way::wgmma, 4064, "wgmma 4x64", 1 << 30},
+    {cuda::Way::wgmma, 2032, "wgmma 2x32", 1 << 30},
     {cuda::Way::wgmma, 2128, "wgmma 128", 1 << 30},
     {cuda::Way::wgmma, 2256, "wgmma 256", 1 << 30},
     {cuda::Way::automatic, 0, "chosen", 1 << 30},
