@@ -20,7 +20,8 @@ void add_globals(CLI::App& app, Globals& globals) {
                  "activations become 15-bit integers), a15, a8 (fastest, least exact), bf16, f32")
       ->check(CLI::IsMember({"auto", "a15", "a8", "bf16", "f32"}))
       ->capture_default_str();
-  app.add_option("--device", globals.device, "cpu")->capture_default_str();
+  app.add_option("--device", globals.device, "Where models run: cpu, cuda or cuda:N")
+      ->capture_default_str();
   app.add_option("--plugin", globals.plugin_files, "Load this plugin file too");
   app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too");
   app.add_option("--registry", globals.registry_files, "Rules that win over the installed ones");

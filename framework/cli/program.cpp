@@ -50,7 +50,7 @@ c10::Device Program::device() const {
     return c10::Device(globals.device);
   } catch (const c10::Error&) {
     throw Error(ErrorKind::usage, "unknown --device")
-        .expected("cpu or cuda:0")
+        .expected("cpu, cuda or cuda:N")
         .found(quote(globals.device));
   }
 }

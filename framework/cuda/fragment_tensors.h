@@ -68,14 +68,14 @@ class FragmentTensors {
            fits_fragments(panels.shape.n, panels.shape.k, panels.shape.group);
   }
 
-  /// The panels again, on `device`, for activations of `dtype` (float16, or else bfloat16): scales
+  /// The panels again, on `device`, for `activations` (float16, or else bfloat16): scales
   /// of int4 are rounded to it, as GPTQModel does. Of panels that fit.
-  FragmentTensors(const kernels::PanelTensors& panels, at::ScalarType dtype,
+  FragmentTensors(const kernels::PanelTensors& panels, at::ScalarType activations,
                   const c10::Device& device)
       : shape(fragment_shape(panels.shape.kind == kernels::PanelKind::table4 ? CodeKind::table4
                                                                              : CodeKind::int4,
                              panels.shape.n, panels.shape.k, panels.shape.group)),
-        dtype(dtype == at::kHalf ? at::kHalf : at::kBFloat16) {
+        dtype(activations == at::kHalf ? at::kHalf : at::kBFloat16) {
     const c10::DeviceGuard guard(device);
     const auto options = at::TensorOptions(device).dtype(at::kInt);
     const auto from = words_of(panels).to(device);
@@ -99,7 +99,7 @@ class FragmentTensors {
       words = scales.view(at::kInt).to(device);
       table = panels.table.to(device);
     } else {
-      const auto halves = scales.to(this->dtype).view(at::kShort).to(at::kInt).bitwise_and(0xFFFF);
+      const auto halves = scales.to(dtype).view(at::kShort).to(at::kInt).bitwise_and(0xFFFF);
       words = (halves + by_output(panels.zeros).to(at::kInt).bitwise_left_shift(16)).to(device);
     }
     if (panels.order.defined()) order = panels.order.to(device, at::kLong);
@@ -172,7 +172,7 @@ class FragmentTensors {
 
   /// y = x W^T + bias for x [..., k] on the same device; y has its type. `bias`: float32 [n] or
   /// undefined. Other types than the one it was made for, and numbers of rows that no kernel is for,
-  /// multiply with slabs of a dense copy: float32 exactly.
+  /// multiply with slabs of a dense copy.
   at::Tensor multiply(const at::Tensor& x, const at::Tensor& bias) const {
     const c10::DeviceGuard guard(codes.device());
     auto sizes = x.sizes().vec();
@@ -246,7 +246,9 @@ class FragmentTensors {
                                 kBandOutputs;
     for (std::int64_t first = 0; first < shape.n; first += height) {
       const std::int64_t count = std::min(height, shape.n - first);
-      const auto weight = rows(first, count, x.scalar_type());
+      // W of int4 is a number of the weight's type, whatever it is multiplied with.
+      const auto type = shape.kind == CodeKind::int4 ? dtype : x.scalar_type();
+      const auto weight = rows(first, count, type).to(x.scalar_type());
       auto part = at::mm(x, weight.t());
       if (bias.defined())
         part = (part.to(at::kFloat) + bias.narrow(0, first, count)).to(x.scalar_type());

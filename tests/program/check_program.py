@@ -1,4 +1,6 @@
-"""Runs the program on golden folders and compares tensors: check_program.py GRAFT GOLDEN CASE."""
+"""Runs the program on golden folders and compares tensors: check_program.py GRAFT GOLDEN CASE [DEVICE].
+
+With DEVICE models are run there; the exit code is 77 where there is none."""
 import json
 import pathlib
 import shutil
@@ -33,7 +35,7 @@ def run(*arguments):
 def forward_matches_transformers(folder, expected_name, tensor, tolerance):
     expected = read(folder / expected_name)
     run("forward", folder, "--input", folder / expected_name, "--output", out / "o.safetensors",
-        "--dtype", "float32")
+        "--dtype", "float32", "--device", device)
     found = read(out / "o.safetensors")[tensor]
     difference = np.abs(found - expected[tensor if tensor in expected else "logits_f32"]).max()
     print(folder.name, "largest difference", difference)
@@ -192,6 +194,10 @@ def import_gives_back_the_folder(folder):
 
 
 graft, golden, case = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+device = sys.argv[4] if len(sys.argv) > 4 else "cpu"
+if device != "cpu" and "compute capability" not in prints("doctor")[1]:
+    print("skipped: no CUDA device")
+    sys.exit(77)
 memory = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None  # saving syncs every file
 with tempfile.TemporaryDirectory(dir=memory) as temporary:
     out = pathlib.Path(temporary)
