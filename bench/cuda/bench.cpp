@@ -143,9 +143,8 @@ void ways(double copy, CodeKind kind, std::int64_t group, std::int64_t n, std::i
   for (const auto m : rows) {
     const auto x = at::randn({m, k}, at::device(at::kCUDA)).to(at::kBFloat16);
     auto y = at::empty({m, n}, x.options());
-    Contender bf16(static_cast<int>(dense.size()), [&](int i) {
-      at::mm_out(y, x, dense[static_cast<std::size_t>(i)].t());
-    });
+    Contender bf16(static_cast<int>(dense.size()),
+                   [&](int i) { at::mm_out(y, x, dense[static_cast<std::size_t>(i)].t()); });
     race({&bf16});
     std::printf("%ldx%ld m %4ld bf16 %7.2f us |", n, k, m, bf16.us());
     for (const auto& v : kVariants) {
@@ -175,9 +174,8 @@ void table(double copy, double matmul, CodeKind kind, const char* name, std::int
     const auto x = at::randn({m, k}, at::device(at::kCUDA)).to(at::kBFloat16);
     auto y = at::empty({m, n}, x.options());
     auto slab = at::empty({n, k}, x.options());
-    Contender bf16(static_cast<int>(dense.size()), [&](int i) {
-      at::mm_out(y, x, dense[static_cast<std::size_t>(i)].t());
-    });
+    Contender bf16(static_cast<int>(dense.size()),
+                   [&](int i) { at::mm_out(y, x, dense[static_cast<std::size_t>(i)].t()); });
     Contender ours(static_cast<int>(weights.size()), [&](int i) {
       const auto& w = weights[static_cast<std::size_t>(i)];
       if (m <= most_rows(w.view())) return multiply(w, x, y);
@@ -218,19 +216,18 @@ void quantizing(double copy) {
   const double moved = static_cast<double>(count) * (2 + 0.5 + 4.0 / 64);
   for (const auto type : {bnb::QuantType::nf4, bnb::QuantType::fp4}) {
     Contender quantize(2, [&](int i) {
-      require(bnb::quantize_blocks_cuda(x[static_cast<std::size_t>(i)].const_data_ptr(),
-                                        DenseType::bf16, count, 64, type,
-                                        packed.mutable_data_ptr<std::uint8_t>(),
-                                        absmax.mutable_data_ptr<float>(),
-                                        bad.mutable_data_ptr<int>(), stream()),
+      require(bnb::quantize_blocks_cuda(
+                  x[static_cast<std::size_t>(i)].const_data_ptr(), DenseType::bf16, count, 64, type,
+                  packed.mutable_data_ptr<std::uint8_t>(), absmax.mutable_data_ptr<float>(),
+                  bad.mutable_data_ptr<int>(), stream()),
               "quantize");
     });
     Contender dequantize(2, [&](int) {
-      require(bnb::dequantize_blocks_cuda(packed.const_data_ptr<std::uint8_t>(),
-                                          table.const_data_ptr<float>(),
-                                          absmax.const_data_ptr<float>(), 64, count,
-                                          DenseType::bf16, out.mutable_data_ptr(), stream()),
-              "dequantize");
+      require(
+          bnb::dequantize_blocks_cuda(packed.const_data_ptr<std::uint8_t>(),
+                                      table.const_data_ptr<float>(), absmax.const_data_ptr<float>(),
+                                      64, count, DenseType::bf16, out.mutable_data_ptr(), stream()),
+          "dequantize");
     });
     race({&quantize, &dequantize});
     for (auto& [what, us] : std::map<const char*, double>{{"quantize", quantize.us()},
@@ -287,8 +284,9 @@ int main(int argc, char** argv) {
               matmul);
   const std::vector<std::int64_t> all{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096},
       some{1, 8, 16, 32, 128, 512, 2048};
-  std::printf("| int4, groups of 128 | M | us | to bf16 | to _weight_int4pack_mm | of the limit |\n"
-              "| --- | --- | --- | --- | --- | --- |\n");
+  std::printf(
+      "| int4, groups of 128 | M | us | to bf16 | to _weight_int4pack_mm | of the limit |\n"
+      "| --- | --- | --- | --- | --- | --- |\n");
   table(copy, matmul, CodeKind::int4, "70B down", 8192, 28672, all);
   table(copy, matmul, CodeKind::int4, "70B gate, up", 28672, 8192, some);
   table(copy, matmul, CodeKind::int4, "70B q, o", 8192, 8192, some);
@@ -297,8 +295,9 @@ int main(int argc, char** argv) {
   table(copy, matmul, CodeKind::int4, "8B down", 4096, 14336, some);
   table(copy, matmul, CodeKind::int4, "8B q, o", 4096, 4096, all);
   table(copy, matmul, CodeKind::int4, "8B k, v", 1024, 4096, some);
-  std::printf("\n| NF4, blocks of 64 | M | us | to bf16 | | of the limit |\n"
-              "| --- | --- | --- | --- | --- | --- |\n");
+  std::printf(
+      "\n| NF4, blocks of 64 | M | us | to bf16 | | of the limit |\n"
+      "| --- | --- | --- | --- | --- | --- |\n");
   table(copy, matmul, CodeKind::table4, "70B down", 8192, 28672, some);
   table(copy, matmul, CodeKind::table4, "8B q, o", 4096, 4096, some);
   std::printf("\n| | rate | of the copy rate |\n| --- | --- | --- |\n");

@@ -38,18 +38,18 @@ __global__ void __launch_bounds__(kWarps * 32)
   const std::int64_t tile = of_band % 4, k = of_band / 4 * kTileInputs + step * 16;
   const std::int64_t n = band * kBandOutputs + tile * kTileOutputs + lane / 4 * 2;
   if (n >= first + count || k >= shape.k) return;
-  const std::uint32_t* at =
-      codes + (band * 4 * shape.steps + of_band) * 128 + lane / 4 * 16 + step;
+  const std::uint32_t* at = codes + (band * 4 * shape.steps + of_band) * 128 + lane / 4 * 16 + step;
   std::uint32_t packed[4];
 #pragma unroll
   for (int t = 0; t < 4; ++t) packed[t] = at[4 * t];
-  const auto* word = reinterpret_cast<const uint2*>(
-      words + word_place(shape, n, k >> shape.group_shift));
+  const auto* word =
+      reinterpret_cast<const uint2*>(words + word_place(shape, n, k >> shape.group_shift));
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const std::uint32_t w = row == 0 ? word->x : word->y;
     const float scale = kKind == CodeKind::table4 ? __uint_as_float(w)
-                        : is_bf16 ? scale_of<__nv_bfloat16>(w) : scale_of<__half>(w);
+                        : is_bf16                 ? scale_of<__nv_bfloat16>(w)
+                                                  : scale_of<__half>(w);
     const float zero = kKind == CodeKind::table4 ? 0 : static_cast<float>(w >> 16);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -74,8 +74,7 @@ template <class T>
 cudaError_t run(const Fragments& weight, std::int64_t first, std::int64_t count, T* out,
                 cudaStream_t stream) {
   const auto& shape = weight.shape;
-  const std::int64_t units =
-      (count + kBandOutputs - 1) / kBandOutputs * 4 * shape.steps;
+  const std::int64_t units = (count + kBandOutputs - 1) / kBandOutputs * 4 * shape.steps;
   const auto blocks = static_cast<unsigned>((units + kWarps - 1) / kWarps);
   const auto* codes = static_cast<const std::uint32_t*>(weight.codes);
   const bool bf16 = weight.element == Element::bf16;

@@ -14,8 +14,10 @@ Devices none(cudaError_t error) {
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return {{}, "no driver", false};
   if (error == cudaErrorNoDevice) return {{}, "no device", false};
   if (error == cudaErrorInsufficientDriver)
-    return {{}, "the driver is for CUDA " + version(driver) + ", this build needs " +
-                    version(CUDART_VERSION), true};
+    return {{},
+            "the driver is for CUDA " + version(driver) + ", this build needs " +
+                version(CUDART_VERSION),
+            true};
   return {{}, cudaGetErrorString(error), true};
 }
 

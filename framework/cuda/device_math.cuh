@@ -75,7 +75,8 @@ __device__ __forceinline__ std::uint32_t with_magic(std::uint32_t codes, int reg
 
 /// Codes of one register of a fragment, less their zero point; exact.
 template <class T>
-__device__ __forceinline__ std::uint32_t centred(std::uint32_t codes, int reg, std::uint32_t zeros) {
+__device__ __forceinline__ std::uint32_t centred(std::uint32_t codes, int reg,
+                                                 std::uint32_t zeros) {
   return bits_of(__hsub2(as_pair<T>(and_or(codes >> (4 * reg), 0x000F000F, Pair<T>::kMagic)),
                          as_pair<T>(zeros)));
 }

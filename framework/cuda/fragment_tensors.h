@@ -72,9 +72,9 @@ class FragmentTensors {
   /// of int4 are rounded to it, as GPTQModel does. Of panels that fit.
   FragmentTensors(const kernels::PanelTensors& panels, at::ScalarType activations,
                   const c10::Device& device)
-      : shape(fragment_shape(panels.shape.kind == kernels::PanelKind::table4 ? CodeKind::table4
-                                                                             : CodeKind::int4,
-                             panels.shape.n, panels.shape.k, panels.shape.group)),
+      : shape(fragment_shape(
+            panels.shape.kind == kernels::PanelKind::table4 ? CodeKind::table4 : CodeKind::int4,
+            panels.shape.n, panels.shape.k, panels.shape.group)),
         dtype(activations == at::kHalf ? at::kHalf : at::kBFloat16) {
     const c10::DeviceGuard guard(device);
     const auto options = at::TensorOptions(device).dtype(at::kInt);
@@ -106,7 +106,8 @@ class FragmentTensors {
   }
   FragmentTensors() = default;
 
-  /// The codes as words [k / 8][n] int32 on the CPU, first input in the lowest bits, in packed order.
+  /// The codes as words [k / 8][n] int32 on the CPU, first input in the lowest bits, in packed
+  /// order.
   at::Tensor plain_words() const {
     const c10::DeviceGuard guard(codes.device());
     auto out = at::empty({shape.k / 8, shape.n}, codes.options());
@@ -131,8 +132,8 @@ class FragmentTensors {
       const auto width = std::min(kernels::kPanelWidth, n - panel * kernels::kPanelWidth);
       for (std::int64_t s = 0; s < count; ++s)
         for (std::int64_t j = 0; j < width; ++j)
-          to[s * kernels::kPanelWidth + j] = static_cast<std::uint32_t>(
-              data[(first + s) * n + panel * kernels::kPanelWidth + j]);
+          to[s * kernels::kPanelWidth + j] =
+              static_cast<std::uint32_t>(data[(first + s) * n + panel * kernels::kPanelWidth + j]);
     };
     auto* to = out.codes.mutable_data_ptr<std::uint8_t>();
     for_each_chunk(pool(), out.shape.panels, [&](std::int64_t panel) {
@@ -171,8 +172,8 @@ class FragmentTensors {
   }
 
   /// y = x W^T + bias for x [..., k] on the same device; y has its type. `bias`: float32 [n] or
-  /// undefined. Other types than the one it was made for, and numbers of rows that no kernel is for,
-  /// multiply with slabs of a dense copy.
+  /// undefined. Other types than the one it was made for, and numbers of rows that no kernel is
+  /// for, multiply with slabs of a dense copy.
   at::Tensor multiply(const at::Tensor& x, const at::Tensor& bias) const {
     const c10::DeviceGuard guard(codes.device());
     auto sizes = x.sizes().vec();
@@ -242,8 +243,8 @@ class FragmentTensors {
 
   void multiply_dense(const at::Tensor& x, const at::Tensor& bias, at::Tensor& y) const {
     constexpr std::int64_t kSlab = std::int64_t{1} << 27;  // weights of a slab
-    const std::int64_t height = std::max<std::int64_t>(kSlab / shape.k / kBandOutputs, 1) *
-                                kBandOutputs;
+    const std::int64_t height =
+        std::max<std::int64_t>(kSlab / shape.k / kBandOutputs, 1) * kBandOutputs;
     for (std::int64_t first = 0; first < shape.n; first += height) {
       const std::int64_t count = std::min(height, shape.n - first);
       // W of int4 is a number of the weight's type, whatever it is multiplied with.

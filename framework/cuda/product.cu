@@ -84,9 +84,9 @@ cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStrea
   const bool can_wgmma = shape.kind == CodeKind::int4 && device.has_wgmma;
   if (way == Way::wgmma || (way == Way::automatic && can_wgmma && args.m > kStreamAlone)) {
     if (!can_wgmma) return cudaErrorNotSupported;
-    const auto plan = variant == 0
-                          ? plan_wgmma(shape, args.m, device.limits)
-                          : plan_wgmma(shape, args.m, device.limits, variant / 1000, variant % 1000);
+    const auto plan =
+        variant == 0 ? plan_wgmma(shape, args.m, device.limits)
+                     : plan_wgmma(shape, args.m, device.limits, variant / 1000, variant % 1000);
     return multiply_wgmma(plan, args, stream);
   }
   ProductArgs part = args;
@@ -94,8 +94,9 @@ cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStrea
     part.m = std::min<std::int64_t>(kMostStreamRows, args.m - done);
     part.x = static_cast<const char*>(args.x) + done * args.x_stride * 2;
     part.y = static_cast<char*>(args.y) + done * args.y_stride * 2;
-    const auto plan = variant == 0 ? plan_stream(shape, part.m, device.limits)
-                                   : stream_plan(shape, part.m, device.limits, variant % 10, variant > 10);
+    const auto plan = variant == 0
+                          ? plan_stream(shape, part.m, device.limits)
+                          : plan_stream(shape, part.m, device.limits, variant % 10, variant > 10);
     if (const auto error = multiply_stream(plan, part, stream); error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -17,21 +17,21 @@ struct Fragments {
   FragmentShape shape;
   const void* codes = nullptr;
   const std::uint32_t* words = nullptr;
-  const float* table = nullptr;       ///< [16], for table4
-  Element element = Element::bf16;    ///< that it multiplies with; type of int4's scales
+  const float* table = nullptr;     ///< [16], for table4
+  Element element = Element::bf16;  ///< that it multiplies with; type of int4's scales
 };
 
 /// y = x W^T + bias on the device that is current.
 struct ProductArgs {
   Fragments weight;
   std::int64_t m = 0;
-  const void* x = nullptr;    ///< [m][k] of the weight's element, aligned to 16 bytes
-  std::int64_t x_stride = 0;  ///< elements from row to row, a multiple of 8
-  void* y = nullptr;          ///< [m][n] of it too, aligned to 4 bytes
-  std::int64_t y_stride = 0;  ///< even
+  const void* x = nullptr;      ///< [m][k] of the weight's element, aligned to 16 bytes
+  std::int64_t x_stride = 0;    ///< elements from row to row, a multiple of 8
+  void* y = nullptr;            ///< [m][n] of it too, aligned to 4 bytes
+  std::int64_t y_stride = 0;    ///< even
   const float* bias = nullptr;  ///< [n] or null
-  /// workspace_bytes() of zeros at first; a product leaves it so that the next on the same stream can
-  /// use it. Products that may run at the same time need one each.
+  /// workspace_bytes() of zeros at first; a product leaves it so that the next on the same stream
+  /// can use it. Products that may run at the same time need one each.
   void* workspace = nullptr;
 };
 
@@ -42,12 +42,13 @@ std::size_t workspace_bytes();
 /// (dequantize.h) and a dense product.
 std::int64_t most_rows(const Fragments& weight);
 
-/// Sums are float32; a result is rounded once, and is the same every time. With more than 8 rows on a
-/// device with wgmma the weight is rounded to `element` first. Returns what the launch returned;
-/// cudaErrorInvalidValue for arguments that do not fit. Any thread.
+/// Sums are float32; a result is rounded once, and is the same every time. With more than 16 rows
+/// on a device with wgmma the weight is rounded to `element` first. Returns what the launch
+/// returned; cudaErrorInvalidValue for arguments that do not fit. Any thread.
 cudaError_t multiply(const ProductArgs& args, cudaStream_t stream);
 
-/// Ways to compute it, for tests and benchmarks.
+/// Ways to compute it, for tests and benchmarks. Variants: 0 what would be chosen; of `stream` the
+/// tiles of a warp, plus 10 for blocks that share tiles; of `wgmma` 1000 * bands + rows.
 enum class Way { automatic, stream, wgmma };
 cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStream_t stream);
 

@@ -29,7 +29,9 @@ struct Params {
 
 /// Bytes of a stage of a warp's ring; kHigh tiles of 16 outputs, kFine: groups of 32 inputs.
 __host__ __device__ constexpr int codes_of(int high) { return high * static_cast<int>(kTileBytes); }
-__host__ __device__ constexpr int words_of(int high, bool fine) { return high * 64 * (fine ? 2 : 1); }
+__host__ __device__ constexpr int words_of(int high, bool fine) {
+  return high * 64 * (fine ? 2 : 1);
+}
 /// With 64 inputs of x, in tiles of 8 rows.
 __host__ __device__ constexpr int stage_of(int high, int row_tiles, bool fine) {
   return codes_of(high) + words_of(high, fine) + row_tiles * 1024;
@@ -70,7 +72,7 @@ __device__ __forceinline__ void load_matrices(std::uint32_t (&b)[4], std::uint32
 template <class T>
 __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                     std::uint32_t b1) {
-  if constexpr (sizeof(T) == 2 && std::is_same_v<T, __half>)
+  if constexpr (std::is_same_v<T, __half>)
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
@@ -100,8 +102,7 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   auto* sums = reinterpret_cast<float2*>(rings + warps * (kStages * kStage));
   const int of_meeting = kHigh * 2 * 32 * warps;
   int meeting = 0;
-  const std::uint32_t ring_address =
-      shared_address(ring) + static_cast<std::uint32_t>(lane * 16);
+  const std::uint32_t ring_address = shared_address(ring) + static_cast<std::uint32_t>(lane * 16);
   const std::uint32_t x_address = shared_address(ring) + kBeforeX;
   const int group_steps_shift = p.group_shift - 6;  // of groups of 64 inputs and more
   const std::uint64_t policy = evict_first();
@@ -118,8 +119,8 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   const auto point_at_tile = [&] {
     const int tile = tile_ahead * kHigh;  // of 16 outputs
     const int band = tile / 4, first = tile % 4;
-    codes_ahead = p.codes +
-                  ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
+    codes_ahead =
+        p.codes + ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
     words_ahead = p.words + static_cast<std::int64_t>(band) * p.groups * 64 + first * 16 +
                   lane % kSet * 4 + (kFine ? lane / kSet * 64 : 0);
   };
@@ -219,7 +220,8 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
       }
       asm volatile("cp.async.commit_group;" ::: "memory");
       const char* at = ring + stage * kStage;
-      const std::uint32_t x_at = x_address + static_cast<std::uint32_t>(stage * kStage + x_row * 128);
+      const std::uint32_t x_at =
+          x_address + static_cast<std::uint32_t>(stage * kStage + x_row * 128);
       float x_sums[kRows][kFine ? 2 : 1][4] = {};  // over the inputs of a group
       std::uint32_t b[kRows][2][4];
 #pragma unroll
@@ -258,8 +260,8 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
 #pragma unroll
           for (int h = 0; h < kTogether; ++h) {
             if (s == 0 || (kFine && s == 2)) {
-              word[h] = *reinterpret_cast<const uint2*>(
-                  at + kCodes + (s / 2) * (kHigh * 64) + (h0 + h) * 64 + (lane >> 2) * 8);
+              word[h] = *reinterpret_cast<const uint2*>(at + kCodes + (s / 2) * (kHigh * 64) +
+                                                        (h0 + h) * 64 + (lane >> 2) * 8);
 #pragma unroll
               for (int r = 0; r < kRows; ++r)
                 part[h][r][0] = part[h][r][1] = part[h][r][2] = part[h][r][3] = 0;
@@ -415,7 +417,7 @@ cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Param
 
 }  // namespace
 
-StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
                        int tiles_high, bool split) {
   StreamPlan plan;
   plan.tiles_high = tiles_high;
@@ -450,7 +452,7 @@ StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceL
   for (const int high : {4, 2, 1})
     for (const bool split : {false, true}) {
       if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
-      const auto plan = stream_plan(shape, m, limits, high, split);
+      const auto plan = plan_stream(shape, m, limits, high, split);
       // Steps that the slowest warp takes, in tiles; blocks that meet lose as much as twelve of
       // them take (both measured on an H200).
       const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
@@ -486,8 +488,9 @@ cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cud
   p.group_shift = shape.group_shift;
   p.split = plan.split;
   const bool fine = shape.group_shift == 5;
-  return args.weight.element == Element::f16 ? launch<__half>(plan, shape.kind, fine, p, stream)
-                                      : launch<__nv_bfloat16>(plan, shape.kind, fine, p, stream);
+  return args.weight.element == Element::f16
+             ? launch<__half>(plan, shape.kind, fine, p, stream)
+             : launch<__nv_bfloat16>(plan, shape.kind, fine, p, stream);
 }
 
 }  // namespace graft::cuda

@@ -3,9 +3,9 @@
 #include "cuda/product.h"
 #include "cuda/work_split.h"
 
-// Products with few rows: every warp streams tiles of the weight through a ring of its own in shared
-// memory and multiplies with mma.m16n8k16, the weight on the left, so that 8 rows of x cost no more
-// than one. The warps of a block take steps of inputs in turn. sm_80 and later.
+// Products with few rows: every warp streams tiles of the weight through a ring of its own in
+// shared memory and multiplies with mma.m16n8k16, the weight on the left, so that 8 rows of x cost
+// no more than one. The warps of a block take steps of inputs in turn. sm_80 and later.
 
 namespace graft::cuda {
 
@@ -29,7 +29,7 @@ struct DeviceLimits {
 StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits);
 /// With this many tiles a warp; blocks share tiles when there are more tiles than processors, or
 /// `split`.
-StreamPlan stream_plan(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
                        int tiles_high, bool split);
 
 inline constexpr int kMostStreamRows = 32;

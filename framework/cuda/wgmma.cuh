@@ -30,40 +30,37 @@ __device__ __forceinline__ void wgmma_wait() {
 }
 
 // The operand list is all that differs between widths.
-#define GRAFT_D8(i)                                                                     \
-  "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3]), "+f"(d[i + 1][0]),        \
+#define GRAFT_D8(i)                                                              \
+  "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3]), "+f"(d[i + 1][0]), \
       "+f"(d[i + 1][1]), "+f"(d[i + 1][2]), "+f"(d[i + 1][3])
 #define GRAFT_D16(i) GRAFT_D8(i), GRAFT_D8(i + 2)
 #define GRAFT_D32(i) GRAFT_D16(i), GRAFT_D16(i + 4)
 #define GRAFT_D64(i) GRAFT_D32(i), GRAFT_D32(i + 8)
 #define GRAFT_D128(i) GRAFT_D64(i), GRAFT_D64(i + 16)
-#define GRAFT_R8 \
-  "%0, %1, %2, %3, %4, %5, %6, %7"
-#define GRAFT_R16 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define GRAFT_R32 \
+#define GRAFT_R16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define GRAFT_R32                                                          \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define GRAFT_R64 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define GRAFT_R64                                                                    \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define GRAFT_R128 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+#define GRAFT_R128                                                                               \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                       \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "             \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "             \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define GRAFT_WGMMA(rows, regs, type, a0, a1, a2, a3, matrix)                            \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32." type "." type " {"   \
-               GRAFT_R##regs "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #matrix    \
-               ", 1, 1, 1, 0;"                                                           \
-               : GRAFT_D##regs(0)                                                        \
+#define GRAFT_WGMMA(rows, regs, type, a0, a1, a2, a3, matrix)                              \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32." type "." type          \
+               " {" GRAFT_R##regs "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #matrix \
+                                  ", 1, 1, 1, 0;"                                          \
+               : GRAFT_D##regs(0)                                                          \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
 /// d += a b. kRows: rows of x.
@@ -71,9 +68,7 @@ template <class T, int kRows>
 __device__ __forceinline__ void wgmma(float (&d)[kRows / 8][4], const std::uint32_t (&a)[4],
                                       std::uint64_t b) {
   if constexpr (std::is_same_v<T, __half>) {
-    if constexpr (kRows == 16)
-      GRAFT_WGMMA(16, 8, "f16", 8, 9, 10, 11, 12);
-    else if constexpr (kRows == 32)
+    if constexpr (kRows == 32)
       GRAFT_WGMMA(32, 16, "f16", 16, 17, 18, 19, 20);
     else if constexpr (kRows == 64)
       GRAFT_WGMMA(64, 32, "f16", 32, 33, 34, 35, 36);
@@ -82,9 +77,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kRows / 8][4], const std::uint3
     else if constexpr (kRows == 256)
       GRAFT_WGMMA(256, 128, "f16", 128, 129, 130, 131, 132);
   } else {
-    if constexpr (kRows == 16)
-      GRAFT_WGMMA(16, 8, "bf16", 8, 9, 10, 11, 12);
-    else if constexpr (kRows == 32)
+    if constexpr (kRows == 32)
       GRAFT_WGMMA(32, 16, "bf16", 16, 17, 18, 19, 20);
     else if constexpr (kRows == 64)
       GRAFT_WGMMA(64, 32, "bf16", 32, 33, 34, 35, 36);
@@ -97,7 +90,6 @@ __device__ __forceinline__ void wgmma(float (&d)[kRows / 8][4], const std::uint3
 
 #undef GRAFT_WGMMA
 #undef GRAFT_D8
-#undef GRAFT_R8
 #undef GRAFT_D16
 #undef GRAFT_R16
 #undef GRAFT_D32

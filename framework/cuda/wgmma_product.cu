@@ -11,8 +11,8 @@ namespace graft::cuda {
 namespace {
 
 constexpr int kStageInputs = 128;
-constexpr int kStageTiles = 2;                // of 64 inputs
-constexpr int kBandStage = 2 * 4 * 512;       // bytes of a band's codes
+constexpr int kStageTiles = 2;           // of 64 inputs
+constexpr int kBandStage = 2 * 4 * 512;  // bytes of a band's codes
 constexpr int kWarpgroup = 128;
 
 __host__ __device__ constexpr int stage_size(int bands, int rows) {
@@ -50,16 +50,16 @@ __device__ __forceinline__ void wait(std::uint32_t barrier, int parity) {
   asm volatile(
       "{.reg .pred done;\n"
       "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;}"
-      ::"r"(barrier), "r"(parity)
+      "@!done bra again;}" ::"r"(barrier),
+      "r"(parity)
       : "memory");
 }
 
 __device__ __forceinline__ void copy_bulk(std::uint32_t to, const void* from, int bytes,
                                           std::uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   extern __shared__ __align__(1024) char shared[];
   __shared__ __align__(8) std::uint64_t full[16], empty[16];
   constexpr int kGroups = kGroup == GroupSize::of32 ? 4 : kGroup == GroupSize::of64 ? 2 : 1;
-  constexpr int kXBytes = kRows * 128;                            // of 64 inputs
+  constexpr int kXBytes = kRows * 128;  // of 64 inputs
   constexpr int word_bytes = kGroups * 256, stage_bytes = stage_size(kBands, kRows);
   // From one lane, so that the compiler knows it to be the same in a warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / kWarpgroup, 0);
@@ -126,14 +126,13 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
           const std::uint32_t at = shared_address(shared + stage * stage_bytes);
           wait(shared_address(&empty[stage]), parity);
           arrive_expecting(barrier, bands * (kBandStage + word_bytes) + 2 * kXBytes);
-          const char* words =
-              p.words +
-              (static_cast<std::int64_t>(band) * p.groups + ((step * kStageInputs) >> p.group_shift)) *
-                  256;
+          const char* words = p.words + (static_cast<std::int64_t>(band) * p.groups +
+                                         ((step * kStageInputs) >> p.group_shift)) *
+                                            256;
 #pragma unroll 1
           for (int b = 0; b < bands; ++b) {
-            copy_bulk(at + 2 * kXBytes + b * kBandStage, codes + static_cast<std::int64_t>(b) * p.steps * 2048,
-                      kBandStage, barrier);
+            copy_bulk(at + 2 * kXBytes + b * kBandStage,
+                      codes + static_cast<std::int64_t>(b) * p.steps * 2048, kBandStage, barrier);
             copy_bulk(at + 2 * kXBytes + kBands * kBandStage + b * 1024,
                       words + static_cast<std::int64_t>(b) * p.groups * 256, word_bytes, barrier);
           }
@@ -156,8 +155,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   else
     asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
   const int thread = threadIdx.x % kWarpgroup, warp = thread / 32, lane = thread % 32;
-  const std::uint32_t code_offset =
-      2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
+  const std::uint32_t code_offset = 2 * kXBytes + warpgroup * kBandStage + warp * 512 + lane * 16;
   const std::uint32_t word_offset =
       2 * kXBytes + kBands * kBandStage + warpgroup * 1024 + warp * 64 + (lane >> 2) * 8;
 
@@ -197,7 +195,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
           asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                        : "=r"(codes[0]), "=r"(codes[1]), "=r"(codes[2]), "=r"(codes[3])
                        : "r"(at + code_offset + s / 4 * 2048));
-        std::uint32_t(&fragment)[4] = a[s / kBatch % kBuffers][s % kBatch];
+        std::uint32_t (&fragment)[4] = a[s / kBatch % kBuffers][s % kBatch];
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           fragment[i] = bits_of(__hmul2(as_pair<T>(centred<T>(codes[s % 4], i, zeros[i & 1])),
@@ -256,10 +254,11 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
         }
       }
     }
-    const int output = (work.tile / p.row_tiles * kBands + warpgroup) * 64 + warp * 16 + (lane >> 2) * 2;
+    const int output =
+        (work.tile / p.row_tiles * kBands + warpgroup) * 64 + warp * 16 + (lane >> 2) * 2;
     const int row = work.tile % p.row_tiles * kRows + (lane & 3) * 2;
-    const float2 bias = p.bias && output < p.n ? float2{p.bias[output], p.bias[output + 1]}
-                                               : float2{0, 0};
+    const float2 bias =
+        p.bias && output < p.n ? float2{p.bias[output], p.bias[output + 1]} : float2{0, 0};
     T* y = static_cast<T*>(p.y) + row * p.y_stride + output;
 #pragma unroll
     for (int r = 0; r < kRows / 8; ++r) {
@@ -300,7 +299,7 @@ cudaError_t launch(const WgmmaPlan& plan, const Params& params, const CUtensorMa
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
-  return launch_early(kernel, static_cast<unsigned>(plan.split.ranges), kWarpgroup*(kBands + 1),
+  return launch_early(kernel, static_cast<unsigned>(plan.split.ranges), kWarpgroup * (kBands + 1),
                       plan.shared_bytes, true, stream, params, map);
 }
 
@@ -365,13 +364,13 @@ cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaS
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(shape.k), static_cast<cuuint64_t>(args.m)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.x_stride * 2)};
   const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(plan.rows)}, steps[2] = {1, 1};
-  const CUresult made = encode(
-      &map,
-      args.weight.element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-      2, const_cast<void*>(args.x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult made =
+      encode(&map,
+             args.weight.element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+             2, const_cast<void*>(args.x), sizes, strides, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (made != CUDA_SUCCESS) return cudaErrorInvalidValue;
   Params p;
   p.codes = static_cast<const char*>(args.weight.codes);
@@ -391,7 +390,7 @@ cudaError_t multiply_wgmma(const WgmmaPlan& plan, const ProductArgs& args, cudaS
   p.row_tiles = plan.row_tiles;
   p.split = plan.split;
   return args.weight.element == Element::f16 ? launch<__half>(plan, p, map, stream)
-                                      : launch<__nv_bfloat16>(plan, p, map, stream);
+                                             : launch<__nv_bfloat16>(plan, p, map, stream);
 }
 
 }  // namespace graft::cuda

@@ -10,7 +10,7 @@
 namespace graft::cuda {
 
 struct WgmmaPlan {
-  int bands = 4;   ///< of 64 outputs that a block works on at a time, one for each group of warps
+  int bands = 4;  ///< of 64 outputs that a block works on at a time, one for each group of warps
   int rows = 32;  ///< of x at a time: 32; with two bands 64, 128 and 256 too
   int stages = 4;
   WorkSplit split;

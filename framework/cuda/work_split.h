@@ -3,10 +3,10 @@
 #include "cuda/fragments.h"
 
 // How the thread blocks of a product share it: units of work, inputs fastest, are cut into equal
-// consecutive ranges, one a block ("stream-K", Osama et al. 2023). The block that has a tile's first
-// unit finishes the tile: it adds what later ranges hold of it, in their order, so that a result does
-// not depend on which was ready first. Those have lower block indices, which start earlier: a block
-// never waits for one that could be waiting for its place.
+// consecutive ranges, one a block ("stream-K", Osama et al. 2023). The block that has a tile's
+// first unit finishes the tile: it adds what later ranges hold of it, in their order, so that a
+// result does not depend on which was ready first. Those have lower block indices, which start
+// earlier: a block never waits for one that could be waiting for its place.
 
 namespace graft::cuda {
 
@@ -14,9 +14,9 @@ struct WorkSplit {
   int tiles = 0;  ///< of the result
   int steps = 0;  ///< units of a tile
   int ranges = 0;
-  /// Tiles that every block computes alone before: tile i * ranges + range in wave i, if there is
-  /// one. Blocks go
-  /// through their inputs side by side then, so that what they share is in the cache.
+  /// Tiles that every block computes alone before: in wave i tile i * ranges + range, if there is
+  /// one. Blocks go through their inputs side by side then, so that what they share is in the
+  /// cache.
   int waves = 0;
 
   GRAFT_HOST_DEVICE int shared_tiles() const {

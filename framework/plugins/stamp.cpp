@@ -173,8 +173,10 @@ std::variant<graft_stamp, Refusal> read_stamp(const InspectedFile& file) {
     Elf64_Phdr segment{};
     if (!file.read(elf.e_phoff + i * sizeof(segment), &segment, sizeof(segment)))
       return damaged("its program headers are cut off");
-    // The loader would map what is missing and die of SIGBUS where it is touched.
-    if (!inside(file, segment.p_offset, segment.p_filesz, 1))
+    // The loader would map what is missing and die of SIGBUS where it is touched. PT_GNU_RELRO says
+    // what becomes read-only in memory, up to a page: in a stripped file that may end before.
+    if (segment.p_type != PT_GNU_RELRO &&
+        !inside(file, segment.p_offset, segment.p_filesz, 1))
       return damaged("segment " + std::to_string(i) + " needs " + std::to_string(segment.p_filesz) +
                      " bytes at offset " + std::to_string(segment.p_offset) + ", the file has " +
                      std::to_string(file.size()));

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "cuda/fragments.h"
 #include "graft/error.h"
 #include "kernels/cpu_level.h"
 #include "layouts.h"
@@ -19,10 +20,10 @@ constexpr std::int64_t kMiddle = 8;  ///< the zero point of symmetric codes
 const AwqConfig& own(const QuantConfig& config) { return dynamic_cast<const AwqConfig&>(config); }
 
 struct ModuleFindings : Findings {
-  bool has_zeros = false;     ///< qzeros is there and holds zero points
-  bool symmetric = false;     ///< all of them are 8
-  bool has_offsets = false;   ///< qzeros of GEMVFast that stand for no zero points
-  bool overflows = false;     ///< weights beyond half precision
+  bool has_zeros = false;    ///< qzeros is there and holds zero points
+  bool symmetric = false;    ///< all of them are 8
+  bool has_offsets = false;  ///< qzeros of GEMVFast that stand for no zero points
+  bool overflows = false;    ///< weights beyond half precision
   std::int64_t zero_scales = 0, negative_scales = 0;
   enum class StrayBias { none, zeros, values } stray_bias = StrayBias::none;
 };
@@ -35,8 +36,7 @@ std::string some(const std::vector<std::string>& paths, std::size_t all) {
 }  // namespace
 
 int AwqQuantizer::recognises(const Value& settings) const {
-  const std::string method =
-      settings.get_string("quant_method", settings.get_string("method", ""));
+  const std::string method = settings.get_string("quant_method", settings.get_string("method", ""));
   if (method == "awq") return 100;
   if (!method.empty()) return 0;
   // quant_config.json of AutoAWQ has no quant_method.
@@ -102,6 +102,11 @@ Support AwqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config
           misfit(c.read_as, spec.in_features, spec.out_features, c.group_of(spec.in_features));
       !why.empty())
     return Support::no(why);
+  if (spec.device.is_cuda())
+    return Support::with(
+        cuda::fits_fragments(spec.out_features, spec.in_features, c.group_of(spec.in_features))
+            ? "cuda int4"
+            : "cuda, a dense copy");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        " int4 panels");
 }
@@ -144,8 +149,8 @@ std::shared_ptr<const Findings> AwqQuantizer::examine(const ModuleSpec& spec,
   out->zero_scales = used.eq(0).sum().item<std::int64_t>();
   out->negative_scales = used.lt(0).sum().item<std::int64_t>();
   const auto dtype = spec.dtype == at::kFloat ? scales.scalar_type() : spec.dtype;
-  out->overflows = dtype == at::kHalf &&
-                   used.abs().max().item<double>() * kMostSteps > kLargestHalf;
+  out->overflows =
+      dtype == at::kHalf && used.abs().max().item<double>() * kMostSteps > kLargestHalf;
   if (const auto* bias = tensors.find("bias"); bias && !spec.bias)
     out->stray_bias = bias->ne(0).any().item<bool>() ? ModuleFindings::StrayBias::values
                                                      : ModuleFindings::StrayBias::zeros;

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "cuda/fragments.h"
 #include "feedback.h"
+#include "four_bit_panels.h"
 #include "graft/error.h"
 #include "kernels/cpu_level.h"
 #include "linear4bit.h"
@@ -168,6 +170,16 @@ Support BnbQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
   if (own(config).bits == 8 && spec.in_features >= 1 << 17)
     return Support::no("sums of rows of 131072 inputs or more do not fit 32 bits");
+  if (spec.device.is_cuda()) {
+    if (own(config).bits == 8)
+      return Support::with(spec.in_features % 16 == 0 ? "cuda int8"
+                                                      : "cuda, dequantized each time");
+    const auto group = panel_group(spec.in_features, kBlock);  // as nearly all files have
+    return Support::with(group > 0 &&
+                                 cuda::fits_fragments(spec.out_features, spec.in_features, group)
+                             ? "cuda 4-bit"
+                             : "cuda, a dense copy");
+  }
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        (own(config).bits == 8 ? " int8" : " 4-bit panels"));
 }
@@ -178,7 +190,8 @@ std::string BnbQuantizer::replacement_class(const ModuleSpec&, const QuantConfig
 
 std::vector<TensorSpec> BnbQuantizer::tensors(const ModuleSpec& spec,
                                               const QuantConfig& config) const {
-  auto out = own(config).bits == 8 ? tensors_of_8bit(spec, own(config)) : tensors_of_4bit(spec, own(config));
+  auto out = own(config).bits == 8 ? tensors_of_8bit(spec, own(config))
+                                   : tensors_of_4bit(spec, own(config));
   if (spec.bias)
     out.push_back({"bias",
                    {},

@@ -1,5 +1,6 @@
 #include "quantizer.h"
 
+#include "cuda/fragments.h"
 #include "findings.h"
 #include "graft/error.h"
 #include "kernels/cpu_level.h"
@@ -16,8 +17,7 @@ const GptqConfig& own(const QuantConfig& config) { return dynamic_cast<const Gpt
 }  // namespace
 
 int GptqQuantizer::recognises(const Value& settings) const {
-  const std::string method =
-      settings.get_string("quant_method", settings.get_string("method", ""));
+  const std::string method = settings.get_string("quant_method", settings.get_string("method", ""));
   if (method == "gptq") return 100;
   if (method == "marlin" || method == "bitblas") return 80;  // parse() says why not
   if (!method.empty()) return 0;
@@ -88,6 +88,12 @@ QuantConfigPtr GptqQuantizer::in_format(const QuantConfig& config,
 
 Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
+  if (spec.device.is_cuda())
+    return Support::with(own(config).bits < 8 &&
+                                 cuda::fits_fragments(spec.out_features, spec.in_features,
+                                                      own(config).group_of(spec.in_features))
+                             ? "cuda int4"
+                             : "cuda, a dense copy");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        (own(config).bits == 8 ? " int8 panels" : " int4 panels"));
 }

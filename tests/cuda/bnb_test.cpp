@@ -39,8 +39,8 @@ SENTENCE("4-bit codes and absmax are those of the CPU, bit for bit") {
           if (count > 5000) x.narrow(0, 1024, 512).zero_();
           x = x.to(as);
           auto packed = at::zeros({(count + 1) / 2}, x.options().dtype(at::kByte));
-          auto absmax = at::full({(count + blocksize - 1) / blocksize}, NAN,
-                                 x.options().dtype(at::kFloat));
+          auto absmax =
+              at::full({(count + blocksize - 1) / blocksize}, NAN, x.options().dtype(at::kFloat));
           auto bad = at::zeros({1}, x.options().dtype(at::kInt));
           require(bnb::quantize_blocks_cuda(x.const_data_ptr(), type, count, blocksize, quant,
                                             packed.mutable_data_ptr<std::uint8_t>(),
@@ -62,8 +62,8 @@ SENTENCE("NaN and infinity are reported") {
       auto packed = at::zeros({500}, x.options().dtype(at::kByte));
       auto absmax = at::zeros({16}, x.options());
       auto bad = at::zeros({1}, x.options().dtype(at::kInt));
-      require(bnb::quantize_blocks_cuda(x.const_data_ptr(), DenseType::f32, 1000, 64, QuantType::nf4,
-                                        packed.mutable_data_ptr<std::uint8_t>(),
+      require(bnb::quantize_blocks_cuda(x.const_data_ptr(), DenseType::f32, 1000, 64,
+                                        QuantType::nf4, packed.mutable_data_ptr<std::uint8_t>(),
                                         absmax.mutable_data_ptr<float>(),
                                         bad.mutable_data_ptr<int>(), stream()),
               "quantize");
@@ -116,8 +116,8 @@ SENTENCE("doubly quantized absmax is that of the CPU") {
 
 SENTENCE("LLM.int8 gives what the CPU gives") {
   for (const auto& [type, as] : kTypes)
-    for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{64, 64}, {130, 1040},
-                               {512, 4096}})
+    for (const auto& [n, k] :
+         {std::pair<std::int64_t, std::int64_t>{64, 64}, {130, 1040}, {512, 4096}})
       for (const std::int64_t m : {1, 7, 64, 100})
         for (const float threshold : {6.0F, 0.0F}) {
           auto x = at::randn({m, k});
@@ -187,8 +187,10 @@ SENTENCE("LLM.int8 gives what the CPU gives") {
                  std::to_string(n) + "x" + std::to_string(k) + " m " + std::to_string(m) +
                      " threshold " + std::to_string(threshold) + " " + c10::toString(as) +
                      ", furthest " +
-                     std::to_string(
-                         (y.cpu().to(at::kFloat) - expected.to(at::kFloat)).abs().max().item<float>()));
+                     std::to_string((y.cpu().to(at::kFloat) - expected.to(at::kFloat))
+                                        .abs()
+                                        .max()
+                                        .item<float>()));
         }
 }
 

@@ -3,16 +3,16 @@
 #include "on_device.h"
 #include "sentences.h"
 
-// Two roundings are allowed for, relative in the Euclidean norm: that of the result, and that of the
-// weight (wgmma) or of the table's levels.
+// Two roundings are allowed for, relative in the Euclidean norm: that of the result, and that of
+// the weight (wgmma) or of the table's levels.
 
 namespace graft::test {
 namespace {
 
 using namespace cuda;
 
-const std::pair<std::int64_t, std::int64_t> kShapes[] = {
-    {64, 128}, {200, 192}, {1024, 4096}, {4096, 1096}, {776, 2560}, {8, 8}};
+const std::pair<std::int64_t, std::int64_t> kShapes[] = {{64, 128},    {200, 192},  {1024, 4096},
+                                                         {4096, 1096}, {776, 2560}, {8, 8}};
 constexpr std::int64_t kGroups[] = {32, 64, 128, 256, 1 << 20};
 
 void for_each_weight(const std::function<void(const PackedWeight&, at::ScalarType)>& visit) {
@@ -45,9 +45,10 @@ SENTENCE("every way of a product is near the product in float64, and writes all 
           continue;
         auto y = at::full({m, w.shape.n}, NAN, x.options());
         multiply(w, x, y, v.way, v.number, bias);
-        const double error = distance(y, expected), most = 2 * (dtype == at::kHalf ? 0x1p-11 : 0x1p-9);
-        expect(error < most, name_of(w, dtype) + " m " + std::to_string(m) + " by " + v.name + ": " +
-                                 std::to_string(error) + " above " + std::to_string(most));
+        const double error = distance(y, expected),
+                     most = 2 * (dtype == at::kHalf ? 0x1p-11 : 0x1p-9);
+        expect(error < most, name_of(w, dtype) + " m " + std::to_string(m) + " by " + v.name +
+                                 ": " + std::to_string(error) + " above " + std::to_string(most));
       }
     }
   });
@@ -94,16 +95,15 @@ SENTENCE("x and y may be columns of wider tensors") {
 SENTENCE("dequantized weights are rounded once") {
   for_each_weight([](const PackedWeight& w, at::ScalarType dtype) {
     const auto [n, k] = std::pair(w.shape.n, w.shape.k);
-    const auto wide = w.shape.kind == CodeKind::table4
-                          ? w.dense().to(at::kFloat)  // table * scale in float32 is one rounding
-                          : w.dense().to(at::kFloat);
+    const auto wide = w.dense().to(at::kFloat);  // a product in float32 is one rounding
     for (const auto& [type, as] : {std::pair{DenseType::f16, at::kHalf},
                                    {DenseType::bf16, at::kBFloat16},
                                    {DenseType::f32, at::kFloat}}) {
       auto out = at::full({n, k}, NAN, at::device(at::kCUDA).dtype(as));
       const std::int64_t first = n > 64 ? 64 : 0;
       if (first > 0)
-        require(dequantize(w.view(), 0, first, type, out.mutable_data_ptr(), stream()), "dequantize");
+        require(dequantize(w.view(), 0, first, type, out.mutable_data_ptr(), stream()),
+                "dequantize");
       require(dequantize(w.view(), first, n - first, type,
                          out.narrow(0, first, n - first).mutable_data_ptr(), stream()),
               "dequantize");

@@ -58,8 +58,8 @@ inline int run_sentences(const std::string& filter) {
 
 #define GRAFT_JOIN_(a, b) a##b
 #define GRAFT_JOIN(a, b) GRAFT_JOIN_(a, b)
-#define SENTENCE(text)                                                                      \
-  static void GRAFT_JOIN(sentence_, __LINE__)();                                            \
-  static const graft::test::Registered GRAFT_JOIN(registered_, __LINE__)(                   \
-      text, &GRAFT_JOIN(sentence_, __LINE__));                                              \
+#define SENTENCE(text)                                                    \
+  static void GRAFT_JOIN(sentence_, __LINE__)();                          \
+  static const graft::test::Registered GRAFT_JOIN(registered_, __LINE__)( \
+      text, &GRAFT_JOIN(sentence_, __LINE__));                            \
   static void GRAFT_JOIN(sentence_, __LINE__)()

@@ -17,7 +17,7 @@ constexpr int kUnroll = 4;  // runs of a thread
 /// far enough apart, the one border in each of 32 equal pieces of [-1, 1] for one comparison.
 struct Search {
   float heap[16];
-  float border[32];         ///< of a piece, infinity when it has none
+  float border[32];          ///< of a piece, infinity when it has none
   std::uint32_t before[32];  ///< borders in the pieces before
   std::uint64_t codes;       ///< by the number of borders below, four bits each
 };

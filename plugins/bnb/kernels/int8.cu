@@ -32,11 +32,11 @@ __device__ __forceinline__ T rounded(float value) {
 }
 
 struct Workspace {
-  std::int8_t* codes;   // [m][k]
-  float* absmax;        // [m]
-  std::uint32_t* marks; // [k / 32] rounded up: columns that leave int8
-  int* columns;         // [k]: those columns
-  int* count;           // of them
+  std::int8_t* codes;    // [m][k]
+  float* absmax;         // [m]
+  std::uint32_t* marks;  // [k / 32] rounded up: columns that leave int8
+  int* columns;          // [k]: those columns
+  int* count;            // of them
 };
 
 std::size_t round_up_16(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t i = threadIdx.x; i < k; i += kThreads) {
     const float scaled = __fmul_rn(half_of(x + row * k, i), scale);
     const bool marked = w.marks[i / 32] >> (i % 32) & 1;
-    w.codes[row * k + i] = static_cast<std::int8_t>(
-        marked || !(fabsf(scaled) <= 127.5F) ? 0 : __float2int_rn(scaled));
+    w.codes[row * k + i] =
+        static_cast<std::int8_t>(marked || !(fabsf(scaled) <= 127.5F) ? 0 : __float2int_rn(scaled));
   }
 }
 
@@ -182,12 +182,12 @@ __global__ void __launch_bounds__(128)
                      : "memory");
 #pragma unroll
       for (int j = 0; j < 4; j += 2)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(b[j][0]), "=r"(b[j][1]), "=r"(b[j + 1][0]), "=r"(b[j + 1][1])
-                     : "r"(at + kTile * kStep +
-                           place(rows + j * 8 + (lane >> 4) * 8 + (lane & 7),
-                                 half * 2 + (lane >> 3 & 1)))
-                     : "memory");
+        asm volatile(
+            "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+            : "=r"(b[j][0]), "=r"(b[j][1]), "=r"(b[j + 1][0]), "=r"(b[j + 1][1])
+            : "r"(at + kTile * kStep +
+                  place(rows + j * 8 + (lane >> 4) * 8 + (lane & 7), half * 2 + (lane >> 3 & 1)))
+            : "memory");
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -196,8 +196,7 @@ __global__ void __launch_bounds__(128)
               "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
               "{%8,%9}, {%0,%1,%2,%3};"
               : "+r"(sums[i][j][0]), "+r"(sums[i][j][1]), "+r"(sums[i][j][2]), "+r"(sums[i][j][3])
-              : "r"(a[i][0]), "r"(a[i][1]), "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][0]),
-                "r"(b[j][1]));
+              : "r"(a[i][0]), "r"(a[i][1]), "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][0]), "r"(b[j][1]));
     }
     __syncthreads();
   }
@@ -214,9 +213,9 @@ __global__ void __launch_bounds__(128)
         const std::int64_t row = first_m + warp / 2 * 32 + j * 8 + (lane & 3) * 2 + e % 2;
         if (output >= n || row >= m) continue;
         const float scale = scales[output];
-        float sum = __fmul_rn(__fmul_rn(static_cast<float>(sums[i][j][e]),
-                                        __fmul_rn(w.absmax[row], scale)),
-                              kOneOver16129);
+        float sum =
+            __fmul_rn(__fmul_rn(static_cast<float>(sums[i][j][e]), __fmul_rn(w.absmax[row], scale)),
+                      kOneOver16129);
         for (int o = 0; o < outliers; ++o) {
           const int column = w.columns[o];
           const T plain = rounded<T>(__fmul_rn(
@@ -250,7 +249,8 @@ cudaError_t run(const RowInt8Cuda& a, cudaStream_t stream) {
 }  // namespace
 
 std::size_t row_int8_workspace(std::int64_t m, std::int64_t k) {
-  return round_up_16(static_cast<std::size_t>(m * k)) + round_up_16(static_cast<std::size_t>(m * 4)) +
+  return round_up_16(static_cast<std::size_t>(m * k)) +
+         round_up_16(static_cast<std::size_t>(m * 4)) +
          round_up_16(static_cast<std::size_t>(k * 4)) +
          round_up_16(static_cast<std::size_t>((k + 31) / 32 * 4 + 4));
 }

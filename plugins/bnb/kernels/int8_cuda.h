@@ -17,10 +17,10 @@ struct RowInt8Cuda {
   float threshold = 6;                  ///< |x| from here on leaves int8; 0: none does
   std::int64_t m = 0, n = 0, k = 0;
   cuda::DenseType type = cuda::DenseType::bf16;  ///< of x and y
-  const void* x = nullptr;              ///< [m][k]
-  void* y = nullptr;                    ///< [m][n]
-  const float* bias = nullptr;          ///< [n] or null
-  void* workspace = nullptr;            ///< row_int8_workspace(m, k) bytes, aligned to 16
+  const void* x = nullptr;                       ///< [m][k]
+  void* y = nullptr;                             ///< [m][n]
+  const float* bias = nullptr;                   ///< [n] or null
+  void* workspace = nullptr;                     ///< row_int8_workspace(m, k) bytes, aligned to 16
 };
 
 std::size_t row_int8_workspace(std::int64_t m, std::int64_t k);
