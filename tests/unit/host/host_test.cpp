@@ -1,6 +1,7 @@
 #include "graft/host.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
@@ -74,6 +75,21 @@ TEST_CASE("a model outlives the host that made it") {
     expected = logits(model);
   }
   CHECK(at::equal(logits(model), expected));
+}
+
+TEST_CASE("a device that models cannot be loaded to is refused by name") {
+  const Host host;
+  const auto refusal_of = [&](const std::string& device) {
+    LoadOptions options;
+    options.device = c10::Device(device);
+    return std::string(
+        test::thrown_by([&] { (void)host.load(test::golden(kDense), options); }).what());
+  };
+  CHECK(contains(refusal_of("mps"), "expected cpu, cuda or cuda:N, found 'mps'"));
+  if (!at::hasCUDA())
+    CHECK(contains(refusal_of("cuda"), "there is no CUDA device that LibTorch can use"));
+  else
+    CHECK(contains(refusal_of("cuda:99"), "there is no such CUDA device"));
 }
 
 TEST_CASE("two hosts side by side keep their rules and plugins to themselves") {

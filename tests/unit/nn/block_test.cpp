@@ -53,3 +53,10 @@ TEST_CASE("an unknown path names its neighbours") {
   CHECK_THROWS_WITH_AS(get_module_from_name(pair, "frist"),
                        doctest::Contains("did you mean 'first'"), Error);
 }
+
+TEST_CASE("a block moves with its children: what forward uses and what is registered") {
+  auto pair = std::make_shared<Pair>();
+  pair->to(at::kMeta);  // as good a device as any
+  for (const auto& parameter : pair->named_parameters()) CHECK(parameter.value().is_meta());
+  CHECK(pair->forward(torch::ones({1, 2}, at::kMeta)).is_meta());
+}
