@@ -251,10 +251,12 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
       throw;
     }
     out.quantizer->validate_environment(given.device);
+    out.quantizer->set_device(given.device);
     out.set_plan(
         out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype));
   } else {
     PlanRequest dense = request();
+    dense.device = given.device;
     dense.checkpoint = has_weights ? &checkpoint : nullptr;
     dense.dtype = dtype;
     out.set_plan(make_plan(out.model, dense));

@@ -14,6 +14,7 @@ namespace graft {
 struct ModelQuantizer::State {
   const Host::State* host = nullptr;
   Method method;
+  c10::Device device = at::kCPU;
   bool pre_quantized = false;
   bool planned = false;
   bool settled = false;
@@ -77,6 +78,12 @@ at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked,
   return asked ? *asked : model_dtype(checkpoint);
 }
 
+void ModelQuantizer::set_device(const c10::Device& device) {
+  state_->require_unconverted("set_device");
+  state_->device = device;
+  state_->planned = false;
+}
+
 void ModelQuantizer::set_predicate(std::function<bool(const ModuleSpec&)> predicate) {
   state_->require_unconverted("set_predicate");
   state_->predicate = std::move(predicate);
@@ -91,6 +98,7 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   state_->require_unconverted("make_plan");
   PlanRequest request = state_->host->request();
   request.method = state_->method;
+  request.device = state_->device;
   request.pre_quantized = state_->pre_quantized;
   request.checkpoint = checkpoint;
   request.predicate = state_->predicate;

@@ -50,6 +50,9 @@ class GRAFT_API ModelQuantizer {
   /// Which modules may be converted, beside the registry's say; set before preprocess_model.
   void set_predicate(std::function<bool(const ModuleSpec&)> predicate);
   void set_observer(Observer observer);
+  /// Where the model will run, cpu unless set: claims and rules for that device count. Set before
+  /// make_plan; the conversion itself runs on the CPU, and the filled model is moved by to(device).
+  void set_device(const c10::Device& device);
 
   /// Plans the conversion of `model` (on meta; dense in memory is allowed on the fly). With a
   /// checkpoint its tensors decide and what is missing is in the plan; without one the rules do.
