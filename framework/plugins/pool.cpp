@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -85,7 +86,9 @@ class OneThreadForTorch {
 class Pool {
  public:
   static Pool& get() {
-    static Pool* pool = new Pool;  // leaked: its threads outlive static destructors
+    // Never destroyed: its threads outlive static destructors. Nor allocated: callers may not throw.
+    alignas(Pool) static std::byte memory[sizeof(Pool)];
+    static Pool* pool = new (memory) Pool;
     return *pool;
   }
 
@@ -168,15 +171,17 @@ class Pool {
     close(job);
   }
 
+  /// Allocates nothing: it runs in destructors, of models that memory ran out for too.
   void drain() {
-    std::vector<Job*> closed;
-    {
-      const std::lock_guard lock(mutex_);
-      for (const auto& job : jobs_)
-        if (!job->taken) closed.push_back(job.get());
+    for (std::size_t i = 0;; ++i) {
+      const Job* closed = nullptr;
+      {
+        const std::lock_guard lock(mutex_);
+        if (i >= jobs_.size()) return;  // jobs come, and none goes
+        if (!jobs_[i]->taken) closed = jobs_[i].get();
+      }
+      while (closed && closed->visitors.load(std::memory_order_seq_cst) > 0) relax();
     }
-    for (const Job* job : closed)
-      while (job->visitors.load(std::memory_order_seq_cst) > 0) relax();
   }
 
  private:
