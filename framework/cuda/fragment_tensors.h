@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -165,7 +166,7 @@ class FragmentTensors {
   at::Tensor rows(std::int64_t first, std::int64_t count, at::ScalarType type) const {
     const c10::DeviceGuard guard(codes.device());
     auto out = at::empty({count, shape.k}, codes.options().dtype(type));
-    require(dequantize(view(), first, count, dense_type(type), out.mutable_data_ptr(),
+    require(dequantize(view(dtype), first, count, dense_type(type), out.mutable_data_ptr(),
                        stream_of(codes.device())),
             "dequantizing a weight");
     return out;
@@ -183,8 +184,11 @@ class FragmentTensors {
     rows_of_x = rows_of_x.contiguous();
     const std::int64_t m = rows_of_x.size(0);
     auto y = at::empty({m, shape.n}, rows_of_x.options());
-    const auto own = view();
-    if (x.scalar_type() != dtype || m > most_rows(own)) {
+    // A table's scales are float32, so that it multiplies with either type.
+    const bool is_own = x.scalar_type() == dtype ||
+                        (shape.kind == CodeKind::table4 && x.scalar_type() != at::kFloat);
+    const auto own = view(x.scalar_type());
+    if (!is_own || m > most_rows(own)) {
       multiply_dense(rows_of_x, bias, y);
       return y.view(sizes);
     }
@@ -231,13 +235,13 @@ class FragmentTensors {
     return out;
   }
 
-  Fragments view() const {
+  Fragments view(at::ScalarType type) const {
     Fragments out;
     out.shape = shape;
     out.codes = codes.const_data_ptr();
     out.words = reinterpret_cast<const std::uint32_t*>(words.const_data_ptr<int>());
     out.table = table.defined() ? table.const_data_ptr<float>() : nullptr;
-    out.element = dtype == at::kHalf ? Element::f16 : Element::bf16;
+    out.element = type == at::kHalf ? Element::f16 : Element::bf16;
     return out;
   }
 

@@ -1,8 +1,6 @@
 #pragma once
 
-#if GRAFT_HAS_CUDA
-#include "cuda/fragment_tensors.h"
-#endif
+#include "cuda/device_weight.h"
 #include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "kernels/panel_tensors.h"
@@ -60,12 +58,9 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   kernels::PanelTensors panels_;
   at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
   Tensors small_;          ///< the checkpoint's tensors except qweight and bias, as they came
-#if GRAFT_HAS_CUDA
   void to_cuda(const c10::Device& device);
   void to_cpu();
-  cuda::FragmentTensors fragments_;
-  at::Tensor dense_;  ///< [N, K] on a CUDA device, of a weight that has no kernel there
-#endif
+  cuda::DeviceWeight device_weight_;
   at::Tensor
       stray_bias_;  ///< of a file whose model has none: kept for the file, added when not zero
 };

@@ -81,10 +81,7 @@ void Linear4bit::take(Tensors stored, QuantState state, const at::Tensor& given_
 }
 
 kernels::PanelTensors Linear4bit::held() const {
-#if GRAFT_HAS_CUDA
-  if (fragments_.defined()) return fragments_.panels();
-#endif
-  return panels_;
+  return device_weight_.is_packed() ? device_weight_.panels() : panels_;
 }
 
 at::Tensor Linear4bit::bytes() const {
@@ -142,50 +139,35 @@ at::Tensor Linear4bit::multiply_dequantized(const at::Tensor& x) const {
   return y.to(x.scalar_type()).view(sizes);
 }
 
-#if GRAFT_HAS_CUDA
 void Linear4bit::to_cuda(const c10::Device& device) {
-  if (fragments_.defined() || dense_.defined()) to_cpu();
-  if (cuda::FragmentTensors::fits(panels_)) {
-    auto fragments = cuda::FragmentTensors(panels_, compute_dtype_, device);
+  if (device_weight_.defined()) to_cpu();
+  device_weight_.take(panels_, compute_dtype_, device, [this] { return dequantize(); });
+  if (device_weight_.is_packed()) {
+    // From here on the device's is the only copy.
     pool().drain();
     panels_ = {};
-    fragments_ = std::move(fragments);
-    // From here on the fragments are the only copy.
-    set_tensor("weight", fragments_.codes.view(at::kByte)
-                             .narrow(0, 0, weight.numel())
-                             .view(weight.sizes()));
-  } else {
-    dense_ = dequantize().to(device);
+    set_tensor("weight", device_weight_.codes_as(weight));
   }
   if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
 }
 
 void Linear4bit::to_cpu() {
-  if (fragments_.defined()) {
-    panels_ = fragments_.panels();
-    fragments_ = {};
+  if (device_weight_.is_packed()) {
+    panels_ = device_weight_.panels();
     set_tensor("weight", panels_.codes.narrow(0, 0, weight.numel()).view(weight.sizes()));
   }
-  dense_.reset();
+  device_weight_.reset();
   if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
 }
-#endif
 
 void Linear4bit::to(torch::Device device, bool non_blocking) {
-#if GRAFT_HAS_CUDA
   if (device.is_cuda()) return to_cuda(device);
-  if (fragments_.defined() || dense_.defined()) to_cpu();
-#endif
+  if (device_weight_.defined()) to_cpu();
   Unary::to(device, non_blocking);
 }
 
 at::Tensor Linear4bit::forward(const at::Tensor& x) {
-#if GRAFT_HAS_CUDA
-  if (fragments_.defined()) return fragments_.multiply(x, float_bias_);
-  if (dense_.defined())
-    return at::linear(x, dense_.to(x.scalar_type()),
-                      float_bias_.defined() ? float_bias_.to(x.scalar_type()) : float_bias_);
-#endif
+  if (device_weight_.defined()) return device_weight_.multiply(x, float_bias_);
   if (!panels_.defined()) return multiply_dequantized(x);
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   return kernels::multiply(panels_, x, float_bias_, kernels::choose_act(mode, x.scalar_type()),
@@ -208,10 +190,7 @@ void Linear4bit::describe(ModuleSpec& spec) const {
 }
 
 at::Tensor Linear4bit::dequantize() const {
-#if GRAFT_HAS_CUDA
-  if (fragments_.defined()) return fragments_.dense(state_.dtype);
-  if (dense_.defined()) return dense_;
-#endif
+  if (device_weight_.defined()) return device_weight_.dequantized(state_.dtype);
   auto out = at::empty({out_features_, in_features_}, at::kFloat);
   dequantize_blocks()(bytes().const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
                       absmax().const_data_ptr<float>(), state_.blocksize, 0,

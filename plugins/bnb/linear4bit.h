@@ -1,8 +1,6 @@
 #pragma once
 
-#if GRAFT_HAS_CUDA
-#include "cuda/fragment_tensors.h"
-#endif
+#include "cuda/device_weight.h"
 #include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
 #include "kernels/panel_tensors.h"
@@ -60,13 +58,10 @@ class Linear4bit : public nn::Unary, public nn::RowLinear {
   std::vector<std::int64_t> storage_sizes_;
   bool plain_absmax_ = false;
   at::Tensor float_bias_;
-#if GRAFT_HAS_CUDA
   void to_cuda(const c10::Device& device);
   void to_cpu();
-  cuda::FragmentTensors fragments_;
-  at::Tensor dense_;  ///< [N, K] on a CUDA device, of a weight that has no kernel there
-#endif
-  /// The panels, of what is on a CUDA device again; undefined: there are none.
+  cuda::DeviceWeight device_weight_;
+  /// The panels, also of what is on a CUDA device; undefined: there are none.
   kernels::PanelTensors held() const;
 };
 

@@ -101,10 +101,7 @@ void QuantLinear::make_panels() {
 }
 
 at::Tensor QuantLinear::words(std::int64_t first, std::int64_t count) const {
-  auto panels = panels_;
-#if GRAFT_HAS_CUDA
-  if (fragments_.defined()) panels = fragments_.panels();
-#endif
+  const auto panels = device_weight_.is_packed() ? device_weight_.panels() : panels_;
   if (!panels.defined()) return qweight.narrow(1, first, count);
   auto out = at::zeros({qweight.size(0), count}, at::kInt);
   const PackedWords to{words_of(out), count, bits_, panels.view().order};
@@ -131,50 +128,39 @@ at::Tensor QuantLinear::columns(std::int64_t first, std::int64_t count) const {
   return out.to(weight_dtype_);
 }
 
-#if GRAFT_HAS_CUDA
 void QuantLinear::to_cuda(const c10::Device& device) {
-  if (fragments_.defined() || dense_.defined()) to_cpu();
-  if (weight_dtype_ != at::kFloat && cuda::FragmentTensors::fits(panels_)) {
-    auto fragments = cuda::FragmentTensors(panels_, weight_dtype_, device);
+  if (device_weight_.defined()) to_cpu();
+  // Scales that do not fit into half precision have no kernel there.
+  device_weight_.take(weight_dtype_ == at::kFloat ? kernels::PanelTensors() : panels_,
+                      weight_dtype_, device, [this] { return dequantize(); });
+  if (device_weight_.is_packed()) {
+    // From here on the device's is the only copy.
     pool().drain();
     panels_ = {};
-    fragments_ = std::move(fragments);
-    // From here on the fragments are the only copy.
-    set_tensor("qweight",
-               fragments_.codes.narrow(0, 0, qweight.numel()).view(qweight.sizes()));
-  } else {
-    dense_ = dequantize().to(device);
+    set_tensor("qweight", device_weight_.codes_as(qweight));
   }
   if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
 }
 
 void QuantLinear::to_cpu() {
-  const auto codes = words(0, out_features_);
-  fragments_ = {};
-  dense_.reset();
-  if (!panels_.defined()) {
+  if (device_weight_.is_packed()) {
+    const auto codes = words(0, out_features_);
+    device_weight_.reset();
     set_tensor("qweight", codes);
     make_panels();
   }
+  device_weight_.reset();
   if (float_bias_.defined()) float_bias_ = float_bias_.cpu();
 }
-#endif
 
 void QuantLinear::to(torch::Device device, bool non_blocking) {
-#if GRAFT_HAS_CUDA
   if (device.is_cuda()) return to_cuda(device);
-  if (fragments_.defined() || dense_.defined()) to_cpu();
-#endif
+  if (device_weight_.defined()) to_cpu();
   Unary::to(device, non_blocking);
 }
 
 at::Tensor QuantLinear::forward(const at::Tensor& x) {
-#if GRAFT_HAS_CUDA
-  if (fragments_.defined()) return fragments_.multiply(x, float_bias_);
-  if (dense_.defined())
-    return at::linear(x, dense_.to(x.scalar_type()),
-                      float_bias_.defined() ? float_bias_.to(x.scalar_type()) : float_bias_);
-#endif
+  if (device_weight_.defined()) return device_weight_.multiply(x, float_bias_);
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   const auto act = kernels::choose_act(mode, x.scalar_type());
   if (panels_.defined() && act != kernels::Act::f32)
@@ -223,10 +209,7 @@ Tensors QuantLinear::stored(GptqConfig::Format format) const {
 }
 
 at::Tensor QuantLinear::dequantize() const {
-#if GRAFT_HAS_CUDA
-  if (fragments_.defined()) return fragments_.dense(weight_dtype_);
-  if (dense_.defined()) return dense_;
-#endif
+  if (device_weight_.defined()) return device_weight_.dequantized(weight_dtype_);
   return kernels::dequantized(
       in_features_, out_features_, weight_dtype_,
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });

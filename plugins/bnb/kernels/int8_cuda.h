@@ -10,7 +10,7 @@
 namespace graft::bnb {
 
 /// LLM.int8 on the current device, by the rules of kernels/row_int8.h: y = x W^T + bias with W int8
-/// rows. k is a multiple of 16 below 2^17, n even; rows of x and W are aligned to 16 bytes.
+/// rows. k is a multiple of 16 below 2^17; rows of x and W are aligned to 16 bytes.
 struct RowInt8Cuda {
   const std::int8_t* weight = nullptr;  ///< [n][k]
   const float* scales = nullptr;        ///< [n]: absmax of each output
