@@ -95,8 +95,11 @@ Value BnbConfig::describe() const {
   out.set("load_in_4bit", bits == 4);
   out.set("load_in_8bit", bits == 8);
   out.set("quant_method", "bitsandbytes");
-  for (const auto& [key, value] : source.as_object())
-    if (key != "bnb_4bit_quant_storage" || !other_storage) out.set(key, value);
+  for (const auto& [key, value] : source.as_object()) {
+    // Null says nothing, and would beside a false say that there is neither.
+    const bool undecided = key.starts_with("load_in_") && value.is_null();
+    if (!undecided && (key != "bnb_4bit_quant_storage" || !other_storage)) out.set(key, value);
+  }
   return out;
 }
 

@@ -46,7 +46,8 @@ Tensors random_tensors(const Quantizer& q, const ModuleSpec& spec, const QuantCo
     else if (type == at::kShort)
       out.set(tensor.name, at::randint(-32768, 32768, *tensor.shape, at::kShort));
     else
-      out.set(tensor.name, at::randint(INT32_MIN, INT32_MAX, *tensor.shape, at::kLong).to(at::kInt));
+      out.set(tensor.name,
+              at::randint(INT32_MIN, INT32_MAX, *tensor.shape, at::kLong).to(at::kInt));
   }
   return out;
 }
@@ -142,14 +143,14 @@ TEST_CASE("half-precision weights that overflow are multiplied in float32") {
 
 TEST_CASE("4-bit weights of any size and storage come back, where blocks straddle rows too") {
   const c10::InferenceMode guard;
-  for (const auto& [rows, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {1, 1}, {3, 5}, {7, 96}, {33, 65}}) {
+  for (const auto& [rows, columns] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {3, 5}, {7, 96}, {33, 65}}) {
     for (const char* type : {"nf4", "fp4"}) {
       std::shared_ptr<nn::Block> module;
       const auto weight = at::randn({rows, columns});
-      const auto saved = quantized(std::string(R"({"load_in_4bit": true, "bnb_4bit_quant_type": ")") +
-                                       type + "\"}",
-                                   spec_of(columns, rows), weight, &module);
+      const auto saved = quantized(
+          std::string(R"({"load_in_4bit": true, "bnb_4bit_quant_type": ")") + type + "\"}",
+          spec_of(columns, rows), weight, &module);
       CHECK(saved.at("weight").numel() == (rows * columns + 1) / 2);
       const auto dense = quantizer("bitsandbytes").dequantize(*module);
       CHECK(worst(dense, weight) < 0.35 * weight.abs().max().item<double>());
@@ -191,8 +192,8 @@ TEST_CASE("blocks of every size are read") {
 
 TEST_CASE("weights of zeros, one constant and dead columns quantize to finite ones") {
   const auto& q = quantizer("bitsandbytes");
-  for (const char* settings : {kNf4, R"({"load_in_4bit": true, "bnb_4bit_use_double_quant": true})",
-                               kInt8})
+  for (const char* settings :
+       {kNf4, R"({"load_in_4bit": true, "bnb_4bit_use_double_quant": true})", kInt8})
     for (const auto& weight : {at::zeros({16, 64}), at::full({16, 64}, 0.25),
                                at::randn({16, 64}) * at::arange(64).remainder(2)}) {
       std::shared_ptr<nn::Block> module;
@@ -208,4 +209,12 @@ TEST_CASE("a weight with NaN is not quantized") {
   weight[3][5] = std::nan("");
   for (const char* settings : {kNf4, kInt8})
     CHECK_THROWS_AS(quantized(settings, spec_of(64, 16), weight), Error);
+}
+
+TEST_CASE("a null for load_in_4bit says nothing, and what is written for it is read again") {
+  const auto& q = quantizer("bitsandbytes");
+  const auto config = q.parse(parse_json(R"({"load_in_4bit": null})"));
+  const Value written = q.describe(*config);
+  CHECK(written.at("load_in_4bit").as_bool());
+  CHECK(q.describe(*q.parse(written)) == written);
 }
