@@ -7,23 +7,25 @@
 namespace graft {
 namespace {
 
-/// Elements whose bits under `mask` are all set. Blocks of a fixed size become vector code, and only
-/// a block that has one is searched.
+/// The first element whose bits under `mask` are all set. Blocks of a fixed size become vector
+/// code, and only a block that has one is searched.
 template <class Word>
 std::optional<std::size_t> find(const unsigned char* data, std::size_t count, Word mask) {
-  constexpr std::size_t kBlock = 256 / sizeof(Word);
-  Word block[kBlock];
-  for (std::size_t begin = 0; begin < count; begin += kBlock) {
-    const std::size_t here = std::min(kBlock, count - begin);
-    if (here < kBlock) std::fill(block, block + kBlock, Word{0});
-    std::memcpy(block, data + begin * sizeof(Word), here * sizeof(Word));
+  const auto is_set = [&](std::size_t i) {
+    Word word;
+    std::memcpy(&word, data + i * sizeof(Word), sizeof(Word));
+    return (word & mask) == mask;
+  };
+  constexpr std::size_t kBlock = 4096 / sizeof(Word);
+  std::size_t begin = 0;
+  for (; begin + kBlock <= count; begin += kBlock) {
     Word any = 0;
-    for (std::size_t i = 0; i < kBlock; ++i)
-      any = static_cast<Word>(any | ((block[i] & mask) == mask ? Word(~Word{0}) : Word{0}));
-    if (!any) continue;
-    for (std::size_t i = 0; i < here; ++i)
-      if ((block[i] & mask) == mask) return begin + i;
+    for (std::size_t i = begin; i < begin + kBlock; ++i)
+      any = static_cast<Word>(any | (is_set(i) ? Word(~Word{0}) : Word{0}));
+    if (any) break;
   }
+  for (; begin < count; ++begin)
+    if (is_set(begin)) return begin;
   return std::nullopt;
 }
 

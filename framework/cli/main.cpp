@@ -1,6 +1,10 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <iostream>
 
 #include "cli/program.h"
@@ -118,20 +122,37 @@ int run(int argc, char** argv) {
   }
 }
 
+/// Ends the process. LibTorch's static destructors take its operators back one by one, which takes
+/// as long as loading it did, so they are left out; a sanitizer that looks for leaks needs them.
+[[noreturn]] void leave(int code) {
+  shutdown();
+  std::cout.flush();
+  if ((std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) && code == 0) {
+    std::cerr << "graft: the output could not be written whole: " << std::strerror(errno)
+              << std::endl;
+    code = 4;
+  }
+#ifdef __SANITIZE_ADDRESS__
+  std::exit(code);
+#else
+  std::_Exit(code);
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   watch_interrupts();
+  int code = 70;
   try {
-    return run(argc, argv);
+    code = run(argc, argv);
   } catch (const std::bad_alloc&) {
     std::cerr << "graft: out of memory; use a machine with more, or fewer --threads" << std::endl;
-    return 4;
+    code = 4;
   } catch (const c10::Error& error) {
     std::cerr << "graft: LibTorch: " << error.what_without_backtrace() << std::endl;
-    return 70;
   } catch (const std::exception& error) {
     std::cerr << "graft: " << error.what() << std::endl;
-    return 70;
   }
+  leave(code);
 }

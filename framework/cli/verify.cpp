@@ -2,6 +2,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <map>
@@ -63,8 +64,8 @@ class Scan {
   }
 
  private:
-  static constexpr std::uint64_t kPiece = 256U << 10;
-  static constexpr std::int64_t kRound = 1024;
+  static constexpr std::uint64_t kPiece = 1024U << 10;
+  static constexpr std::int64_t kRound = 256;
 
   struct Piece {
     std::size_t tensor;
@@ -149,7 +150,10 @@ void run(Program& program, const Arguments& given) {
   options.context = program.context();
   const Plan plan = program.host().inspect(checkpoint, options);
   plan.check(program.globals.strict);
+  const auto start = std::chrono::steady_clock::now();
   const auto bad = Scan(checkpoint, plan, options.context).run();
+  const double read_s =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const auto rows =
       given.against.empty() ? Value::Array{} : compare(program, checkpoint, options, given.against);
   const auto list = [](const std::vector<std::string>& items) {
@@ -159,6 +163,7 @@ void run(Program& program, const Arguments& given) {
     Value result;
     result.set("tensors", static_cast<std::int64_t>(checkpoint.tensors().size()));
     result.set("bytes", static_cast<std::int64_t>(checkpoint.total_bytes()));
+    result.set("read_s", read_s);
     result.set("quantized", static_cast<std::int64_t>(plan.count(Action::quantize)));
     result.set("detected", list(plan.detected));
     result.set("notes", list(plan.notes));
@@ -181,8 +186,9 @@ void run(Program& program, const Arguments& given) {
     for (const auto& name : bad) std::printf("not finite %s\n", name.c_str());
     if (!rows.empty()) std::printf("worst relative error %.5f\n", worst);
     if (bad.empty())
-      std::printf("%zu tensors, %s, %zu quantized modules: all well\n", checkpoint.tensors().size(),
-                  megabytes(checkpoint.total_bytes()).c_str(), plan.count(Action::quantize));
+      std::printf("%zu tensors, %s, %zu quantized modules: all well, read in %s\n",
+                  checkpoint.tensors().size(), megabytes(checkpoint.total_bytes()).c_str(),
+                  plan.count(Action::quantize), seconds(read_s).c_str());
   }
   if (!bad.empty() && !program.globals.allow_nonfinite)
     throw Error(ErrorKind::model, std::to_string(bad.size()) +

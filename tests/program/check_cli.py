@@ -49,6 +49,9 @@ with tempfile.TemporaryDirectory() as name:
     run("plan", code=1, says="graft: MODEL is required; `graft plan --help`")
     run("--threads", "0", "doctor", code=1, says="expected an integer from 1 on, found '0'")
     run("--version", out="graft 0.1.0")
+    with open("/dev/full", "w") as full:
+        lost = subprocess.run([graft, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert lost.returncode == 4 and "No space left on device" in lost.stderr, lost
     run("plan", "--help", out="--method")
     run("plan", dense, "--nonsense", code=1)
     run("plan", "nowhere", code=1, says="no such model folder; give a folder with config.json")
