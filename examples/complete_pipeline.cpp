@@ -19,7 +19,8 @@ std::shared_ptr<graft::Model> load_pre_quantized_model(const graft::Host& host,
   std::cout << "Model initialized on meta device\n";
 
   // Step 2: the environment
-  quantizer.validate_environment(at::kCPU);
+  const auto device = quantizer.validate_environment("auto");
+  quantizer.set_device(device);
   std::cout << "Environment validated\n";
 
   // Step 3: the conversion, before a weight is read
@@ -32,6 +33,7 @@ std::shared_ptr<graft::Model> load_pre_quantized_model(const graft::Host& host,
   quantizer.load_weights(model, checkpoint);
   quantizer.postprocess_model(model);
   model->eval();
+  model->to(device);
   return model;
 }
 
@@ -41,7 +43,7 @@ int main(int argc, char** argv) try {
   const graft::Host host;
   const auto model = load_pre_quantized_model(host, graft::Checkpoint::open(argv[1]));
   graft::Batch batch;
-  batch.input_ids = at::arange(1, 9).unsqueeze(0);
+  batch.input_ids = at::arange(1, 9).unsqueeze(0).to(model->parameters().front().device());
   const at::Tensor logits = model->forward(batch);
   std::cout << "\nForward: logits " << logits.sizes() << ", "
             << (logits.isfinite().all().item<bool>() ? "all finite" : "not finite") << "\n";

@@ -1,8 +1,6 @@
 #include "graft/host.h"
 
-#include <ATen/Context.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,12 +8,13 @@
 #include <set>
 
 #include "applying/convert.h"
+#include "applying/device.h"
 #include "calibrating/calibrate.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
-#include "planning/settings.h"
 #include "models/restructurings.h"
 #include "models/unknown_model.h"
+#include "planning/settings.h"
 #include "plugins/call.h"
 #include "plugins/search_path.h"
 #include "running/input_ids.h"
@@ -252,8 +251,7 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
     }
     out.quantizer->validate_environment(given.device);
     out.quantizer->set_device(given.device);
-    out.set_plan(
-        out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype));
+    out.set_plan(out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype));
   } else {
     PlanRequest dense = request();
     dense.device = given.device;
@@ -280,7 +278,8 @@ LoadedModel Host::load(const fs::path& folder, const LoadOptions& options) const
 Plan Host::inspect(const Checkpoint& checkpoint, const LoadOptions& options) const {
   State::Prepared ready = state_->prepare(*this, checkpoint, options);
   const bool whole = ready.plan.missing.empty() && ready.plan.mismatched.empty();
-  if (!ready.quantizer || !ready.quantizer->pre_quantized() || !whole || checkpoint.tensors().empty())
+  if (!ready.quantizer || !ready.quantizer->pre_quantized() || !whole ||
+      checkpoint.tensors().empty())
     return ready.plan;
   try {
     ready.settle(checkpoint, options.context);
@@ -313,44 +312,9 @@ static bool uses_calibration(const Plan& plan, const at::Tensor& ids, const Mode
         .found(std::to_string(ids.dim()) + " dimensions of " +
                std::string(dtype_word(ids.scalar_type())));
   const auto flat = ids.contiguous();
-  require_in_vocabulary(model, {flat.const_data_ptr<std::int64_t>(),
-                                static_cast<std::size_t>(flat.numel())});
+  require_in_vocabulary(
+      model, {flat.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(flat.numel())});
   return true;
-}
-
-/// Throws Error(usage) for a device that models cannot be loaded to here.
-static void require_device(const c10::Device& device) {
-  if (device.is_cpu()) return;
-  if (!device.is_cuda())
-    throw Error(ErrorKind::usage, "models cannot be loaded to this device")
-        .expected("cpu, cuda or cuda:N")
-        .found(quote(device.str()));
-  if (!at::hasCUDA())
-    throw Error(ErrorKind::usage, "there is no CUDA device that LibTorch can use")
-        .hint("graft doctor says why; use --device cpu");
-  const auto count = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).deviceCount();
-  if (device.has_index() && device.index() >= count)
-    throw Error(ErrorKind::usage, "there is no such CUDA device")
-        .expected("cuda:0 to cuda:" + std::to_string(count - 1))
-        .found(quote(device.str()));
-}
-
-/// Moves a filled model; tensors that modules share stay shared.
-static void move_model(Model& model, const c10::Device& device) {
-  struct Place {
-    nn::Block* block;
-    std::string name;
-  };
-  std::map<const void*, std::vector<Place>> places;
-  for (const auto& module : model.modules())
-    if (auto* block = dynamic_cast<nn::Block*>(module.get()))
-      for (const auto& [name, tensor] : block->own_tensors())
-        places[tensor.unsafeGetTensorImpl()].push_back({block, name});
-  model.to(device);
-  for (const auto& [tensor, shared] : places)
-    for (std::size_t i = 1; i < shared.size(); ++i)
-      for (const auto& [name, moved] : shared[0].block->own_tensors())
-        if (name == shared[0].name) shared[i].block->set_tensor(shared[i].name, moved);
 }
 
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {

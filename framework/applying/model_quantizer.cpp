@@ -1,6 +1,9 @@
 #include "graft/model_quantizer.h"
 
+#include <algorithm>
+
 #include "applying/convert.h"
+#include "applying/device.h"
 #include "calibrating/calibrate.h"
 #include "graft/error.h"
 #include "graft/host.h"
@@ -10,6 +13,12 @@
 #include "plugins/call.h"
 
 namespace graft {
+namespace {
+
+/// The device as claims name it.
+std::string word_of(const c10::Device& device) { return device.is_cuda() ? "cuda" : device.str(); }
+
+}  // namespace
 
 struct ModelQuantizer::State {
   const Host::State* host = nullptr;
@@ -39,6 +48,11 @@ struct ModelQuantizer::State {
       throw Error(ErrorKind::usage, step + ": this is another model than the one that was planned")
           .hint("use one ModelQuantizer for each model");
   }
+  bool serves(const c10::Device& device) const {
+    return std::any_of(host->claims.begin(), host->claims.end(), [&](const auto& claim) {
+      return claim.method == method.name && claim.device == word_of(device);
+    });
+  }
 };
 
 ModelQuantizer::ModelQuantizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -65,12 +79,28 @@ void ModelQuantizer::set_pre_quantized(bool value) {
 }
 
 void ModelQuantizer::validate_environment(const c10::Device& device) const {
-  const std::string word = device.is_cuda() ? "cuda" : device.str();
-  for (const auto& claim : state_->host->claims)
-    if (claim.method == method() && claim.device == word) return;
-  throw Error(ErrorKind::usage,
-              "no plugin serves the method " + quote(method()) + " on the device " + quote(word))
+  if (state_->serves(device)) return;
+  throw Error(ErrorKind::usage, "no plugin serves the method " + quote(method()) +
+                                    " on the device " + quote(word_of(device)))
       .hint("use --device cpu");
+}
+
+c10::Device ModelQuantizer::validate_environment(const std::string& device_map) const {
+  c10::Device device = at::kCPU;
+  if (device_map == "auto") {
+    if (const auto best = best_device(); state_->serves(best)) device = best;
+  } else {
+    try {
+      device = c10::Device(device_map);
+    } catch (const c10::Error&) {
+      throw Error(ErrorKind::usage, "unknown device")
+          .expected("auto, cpu, cuda or cuda:N")
+          .found(quote(device_map));
+    }
+    require_device(device);
+  }
+  validate_environment(device);
+  return device;
 }
 
 at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked,
@@ -134,9 +164,8 @@ void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model,
 const Plan& ModelQuantizer::settle(const Checkpoint& checkpoint, const Context& context) {
   if (!state_->planned) throw Error(ErrorKind::usage, "settle before make_plan");
   if (state_->pre_quantized && !state_->settled)
-    state_->method.config =
-        settle_plan(state_->plan, checkpoint, state_->method.config,
-                    state_->host->options.trust, context);
+    state_->method.config = settle_plan(state_->plan, checkpoint, state_->method.config,
+                                        state_->host->options.trust, context);
   state_->settled = true;
   return state_->plan;
 }
@@ -176,7 +205,8 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
                                                    const std::function<void()>& run,
                                                    const Context& context) {
   if (state_->pre_quantized)
-    throw Error(ErrorKind::usage, "calibrate: the settings describe a model that is quantized already")
+    throw Error(ErrorKind::usage,
+                "calibrate: the settings describe a model that is quantized already")
         .hint("call set_pre_quantized(false) when the model is dense");
   state_->require_unconverted("calibrate");
   tie(model);
@@ -186,8 +216,7 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
         .hint("call load_weights first");
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
-  auto report =
-      quantize_calibrated(model, state_->plan, nullptr, run, context, state_->observer);
+  auto report = quantize_calibrated(model, state_->plan, nullptr, run, context, state_->observer);
   state_->converted = true;
   tie(model);
   verify_filled(model);

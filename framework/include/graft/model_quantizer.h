@@ -43,6 +43,9 @@ class GRAFT_API ModelQuantizer {
 
   /// Throws Error(usage) for a device this build or method cannot serve.
   void validate_environment(const c10::Device& device) const;
+  /// The same by name: "cpu", "cuda", "cuda:N", or "auto" for the first CUDA device when LibTorch
+  /// can use one and the method serves it, else the CPU. Gives the device, for set_device.
+  c10::Device validate_environment(const std::string& device_map) const;
   /// The dtype of the model: as asked for, else of the config, else of the first float tensor.
   at::ScalarType update_dtype(std::optional<at::ScalarType> asked,
                               const Checkpoint& checkpoint) const;
@@ -75,9 +78,9 @@ class GRAFT_API ModelQuantizer {
                     const Context& context = {});
   /// On the fly: converts the dense modules in memory, in place, each weight freed as it goes.
   void postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context = {});
-  /// postprocess_model with calibration text: `run` runs the model once over all of it as one batch,
-  /// and each module is quantized when its input comes by. The dense weights stay in memory until all
-  /// are done; when anything throws, the model is dense as before.
+  /// postprocess_model with calibration text: `run` runs the model once over all of it as one
+  /// batch, and each module is quantized when its input comes by. The dense weights stay in memory
+  /// until all are done; when anything throws, the model is dense as before.
   std::vector<GroupReport> calibrate(const std::shared_ptr<nn::Block>& model,
                                      const std::function<void()>& run, const Context& context = {});
 

@@ -13,8 +13,8 @@
 #include "thrown_by.h"
 
 using namespace graft;
-using test::logits;
 using test::contains;
+using test::logits;
 namespace fs = std::filesystem;
 
 namespace {
@@ -94,6 +94,19 @@ TEST_CASE("preprocess_model on a quantized folder converts on meta what its tens
   quantizer.postprocess_model(model);
   const c10::InferenceMode guard;
   CHECK(logits(model).isfinite().all().item<bool>());
+}
+
+TEST_CASE("a device by name is found, refused by name, or the best that the method serves") {
+  const Host host(with_rows());
+  const auto quantizer = ModelQuantizer::from_config(host, rows(), false);
+  CHECK(quantizer.validate_environment("auto") == at::kCPU);  // the method has no other
+  CHECK(quantizer.validate_environment("cpu") == at::kCPU);
+  CHECK_THROWS_WITH_AS(quantizer.validate_environment("gpu"), doctest::Contains("auto, cpu, cuda"),
+                       Error);
+  CHECK_THROWS_WITH_AS(quantizer.validate_environment("mps"),
+                       doctest::Contains("models cannot be loaded to this device"), Error);
+  CHECK_THROWS_WITH_AS(quantizer.validate_environment(c10::Device(at::kCUDA)),
+                       doctest::Contains("no plugin serves the method"), Error);
 }
 
 TEST_CASE("on the fly preprocess_model replaces nothing and postprocess_model does") {
