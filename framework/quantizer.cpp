@@ -8,6 +8,17 @@ QuantConfig::~QuantConfig() = default;
 Quantizer::~Quantizer() = default;
 Findings::~Findings() = default;
 
+TensorSpec TensorSpec::of(std::string name, std::vector<at::ScalarType> dtypes,
+                          std::vector<std::int64_t> shape) {
+  TensorSpec out;
+  out.name = std::move(name);
+  out.dtypes = std::move(dtypes);
+  out.bytes = c10::elementSize(out.dtypes.front());
+  for (const auto size : shape) out.bytes *= static_cast<std::uint64_t>(size);
+  out.shape = std::move(shape);
+  return out;
+}
+
 std::shared_ptr<const QuantConfig> QuantConfig::for_module(const std::string&) const {
   return shared_from_this();
 }

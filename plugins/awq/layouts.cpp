@@ -72,16 +72,7 @@ std::vector<TensorSpec> layout_tensors(const ModuleSpec& spec, const AwqConfig& 
   const std::int64_t k = spec.in_features, n = spec.out_features, groups = config.groups(k);
   const std::int64_t width = gemv_zero_words(groups, config.group_of(k));
   const std::vector<at::ScalarType> floats{at::kHalf, at::kBFloat16, at::kFloat};
-  const auto make = [](std::string name, std::vector<at::ScalarType> dtypes,
-                       std::vector<std::int64_t> shape) {
-    TensorSpec out;
-    out.name = std::move(name);
-    out.dtypes = std::move(dtypes);
-    out.bytes = c10::elementSize(out.dtypes.front());
-    for (const auto size : shape) out.bytes *= static_cast<std::uint64_t>(size);
-    out.shape = std::move(shape);
-    return out;
-  };
+  const auto make = &TensorSpec::of;
   std::vector<TensorSpec> out;
   switch (config.read_as) {
     case Version::gemm:
@@ -145,8 +136,9 @@ Packed unpack(const Tensors& tensors, std::int64_t inputs, std::int64_t outputs,
       out.scales = scales.narrow(1, 0, groups).t().contiguous();
       break;
     case Version::gemv_fast:
-      unpack_gemv_fast(reinterpret_cast<const std::uint16_t*>(qweight.const_data_ptr<std::int16_t>()),
-                       inputs, outputs, to);
+      unpack_gemv_fast(
+          reinterpret_cast<const std::uint16_t*>(qweight.const_data_ptr<std::int16_t>()), inputs,
+          outputs, to);
       out.scales = scales.narrow(0, 0, groups).contiguous();
       if (!out.zeros.defined()) {
         out.offsets = tensors.at("qzeros").narrow(0, 0, groups).contiguous();

@@ -118,14 +118,11 @@ std::string AwqQuantizer::replacement_class(const ModuleSpec&, const QuantConfig
 std::vector<TensorSpec> AwqQuantizer::tensors(const ModuleSpec& spec,
                                               const QuantConfig& config) const {
   auto out = layout_tensors(spec, own(config));
-  TensorSpec bias;
-  bias.name = "bias";
-  bias.dtypes = {at::kHalf, at::kBFloat16, at::kFloat};
-  bias.shape = std::vector{spec.out_features};
+  auto bias = TensorSpec::of("bias", {at::kHalf, at::kBFloat16, at::kFloat}, {spec.out_features});
   bias.required = spec.bias;
   bias.finite = true;
   bias.examined = !spec.bias;
-  if (spec.bias) bias.bytes = 2 * static_cast<std::uint64_t>(spec.out_features);
+  if (!spec.bias) bias.bytes = 0;
   out.push_back(std::move(bias));
   return out;
 }

@@ -106,23 +106,13 @@ std::vector<TensorSpec> GptqQuantizer::tensors(const ModuleSpec& spec,
                                                const QuantConfig& config) const {
   const auto& c = own(config);
   const std::int64_t k = spec.in_features, n = spec.out_features, groups = c.groups(k);
-  const auto spec_of = [](std::string name, std::vector<at::ScalarType> dtypes,
-                          std::vector<std::int64_t> shape) {
-    TensorSpec out;
-    out.name = std::move(name);
-    out.dtypes = std::move(dtypes);
-    out.bytes = c10::elementSize(out.dtypes.front());
-    for (const auto size : shape) out.bytes *= static_cast<std::uint64_t>(size);
-    out.shape = std::move(shape);
-    return out;
-  };
-  auto qweight = spec_of("qweight", {at::kInt}, {words_for(k, c.bits), n});
-  auto qzeros = spec_of("qzeros", {at::kInt}, {groups, words_for(n, c.bits)});
-  auto scales = spec_of("scales", {at::kHalf, at::kBFloat16, at::kFloat}, {groups, n});
-  auto g_idx = spec_of("g_idx", {at::kInt}, {k});
+  auto qweight = TensorSpec::of("qweight", {at::kInt}, {words_for(k, c.bits), n});
+  auto qzeros = TensorSpec::of("qzeros", {at::kInt}, {groups, words_for(n, c.bits)});
+  auto scales = TensorSpec::of("scales", {at::kHalf, at::kBFloat16, at::kFloat}, {groups, n});
+  auto g_idx = TensorSpec::of("g_idx", {at::kInt}, {k});
   qzeros.examined = scales.examined = g_idx.examined = scales.finite = true;
   g_idx.required = c.desc_act && groups > 1 && !c.static_groups;
-  auto bias = spec_of("bias", {at::kHalf, at::kBFloat16, at::kFloat}, {n});
+  auto bias = TensorSpec::of("bias", {at::kHalf, at::kBFloat16, at::kFloat}, {n});
   bias.required = spec.bias;
   bias.finite = true;
   bias.examined = !spec.bias;

@@ -43,22 +43,11 @@ Support Rtn8Quantizer::supports(const ModuleSpec& spec, const QuantConfig&) cons
 
 std::vector<TensorSpec> Rtn8Quantizer::tensors(const ModuleSpec& spec, const QuantConfig&) const {
   const std::int64_t n = spec.out_features, k = spec.in_features;
-  TensorSpec codes, scales, bias;
-  codes.name = "codes";
-  codes.dtypes = {at::kChar};
-  codes.shape = {n, k};
-  codes.bytes = static_cast<std::uint64_t>(n * k);
-  scales.name = "scales";
-  scales.dtypes = {at::kFloat};
-  scales.shape = {n};
-  scales.bytes = static_cast<std::uint64_t>(4 * n);
+  auto scales = TensorSpec::of("scales", {at::kFloat}, {n});
   scales.finite = true;
-  if (!spec.bias) return {codes, scales};
-  bias.name = "bias";
-  bias.dtypes = {at::kFloat, at::kHalf, at::kBFloat16};
-  bias.shape = {n};
-  bias.bytes = static_cast<std::uint64_t>(n) * c10::elementSize(spec.dtype);
-  return {codes, scales, bias};
+  std::vector<TensorSpec> out = {TensorSpec::of("codes", {at::kChar}, {n, k}), scales};
+  if (spec.bias) out.push_back(TensorSpec::of("bias", {at::kFloat, at::kHalf, at::kBFloat16}, {n}));
+  return out;
 }
 
 std::shared_ptr<nn::Block> Rtn8Quantizer::build(const ModuleSpec& spec, const QuantConfig&) const {

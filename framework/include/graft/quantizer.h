@@ -38,6 +38,10 @@ struct TensorSpec {
   std::uint64_t bytes = 0;  ///< what writing it takes, for the plan; 0: none or unknown
   bool finite = false;      ///< NaN and infinity in it are refused before fill()
   bool examined = false;    ///< small: examine() gets it
+
+  /// A required tensor of this shape; `bytes` are those of the first dtype.
+  static GRAFT_API TensorSpec of(std::string name, std::vector<at::ScalarType> dtypes,
+                                 std::vector<std::int64_t> shape);
 };
 
 /// Which side wins when the settings and the tensors of a checkpoint contradict each other.
@@ -103,8 +107,8 @@ struct ModuleGroup {
 
 struct GroupResult {
   std::vector<std::shared_ptr<nn::Block>> modules;  ///< filled, in the order of the members
-  /// Why the statistics could not be used, where a plainer way stood in: "saw 3 tokens". Empty: they
-  /// were, or there were none.
+  /// Why the statistics could not be used, where a plainer way stood in: "saw 3 tokens". Empty:
+  /// they were, or there were none.
   std::string fallback{};
 };
 
