@@ -52,22 +52,37 @@ at::Tensor read_ids(const fs::path& file, std::int64_t samples) {
   return ids.narrow(0, 0, std::min(samples, ids.size(0))).clone();
 }
 
+/// What the tokenizer puts before and after a text: [CLS] and [SEP], <s>, or nothing.
+std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> special_tokens_around(
+    const Tokenizer& tokenizer) {
+  const auto plain = tokenizer.encode("a", false), whole = tokenizer.encode("a", true);
+  const auto found = std::search(whole.begin(), whole.end(), plain.begin(), plain.end());
+  if (found == whole.end()) return {};
+  return {{whole.begin(), found}, {found + static_cast<std::ptrdiff_t>(plain.size()), whole.end()}};
+}
+
 }  // namespace
 
 at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                            const CalibrationSize& size) {
-  auto ids = tokenizer.encode(text);
+  const auto ids = tokenizer.encode(text, false);
   const auto all = static_cast<std::int64_t>(ids.size());
+  const auto [before, after] = special_tokens_around(tokenizer);
+  const auto special = static_cast<std::int64_t>(before.size() + after.size());
   if (all < 2)
     throw Error(ErrorKind::usage, "the calibration text is too short")
         .expected("at least 2 tokens, better " + std::to_string(size.samples * size.length))
         .found(std::to_string(all));
-  const auto length = std::min(size.length, all);
+  const auto length = std::clamp(size.length - special, std::int64_t{1}, all);
   const auto samples = std::min(size.samples, all / length);
   const auto step = all / samples;
-  auto out = at::empty({samples, length}, at::kLong);
-  for (std::int64_t i = 0; i < samples; ++i)
-    std::copy_n(ids.begin() + i * step, length, out.mutable_data_ptr<std::int64_t>() + i * length);
+  auto out = at::empty({samples, length + special}, at::kLong);
+  auto* to = out.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < samples; ++i) {
+    to = std::copy(before.begin(), before.end(), to);
+    to = std::copy_n(ids.begin() + i * step, length, to);
+    to = std::copy(after.begin(), after.end(), to);
+  }
   return out;
 }
 
@@ -76,8 +91,8 @@ at::Tensor read_calibration_file(const fs::path& model_folder, const fs::path& f
   try {
     if (file.extension() == ".safetensors") return read_ids(file, size.samples);
     const auto text = read_file(file);
-    return calibration_ids(Tokenizer::open(model_folder), file.extension() == ".jsonl" ? text_of_lines(text) : text,
-                           size);
+    return calibration_ids(Tokenizer::open(model_folder),
+                           file.extension() == ".jsonl" ? text_of_lines(text) : text, size);
   } catch (Error& error) {
     throw error.at("calibration file " + quote(file.string()));
   }

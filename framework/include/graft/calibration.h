@@ -36,13 +36,14 @@ struct CalibrationSize {
   std::int64_t length = 512;  ///< tokens of each
 };
 
-/// Token ids [B, T] int64 of windows spread evenly over `text`, T = size.length, or all of a text
-/// that is shorter. Throws Error(usage) for a text of fewer than two tokens.
+/// Token ids [B, T] int64 of windows spread evenly over `text`, each between the special tokens
+/// that the tokenizer puts around a text; T = size.length, those included, or all of a text that is
+/// shorter. Throws Error(usage) for a text of fewer than two tokens.
 GRAFT_API at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                                      const CalibrationSize& size);
 
-/// The same from a file: plain text, JSON lines with a field "text" (.jsonl), both by the tokenizer of
-/// `model_folder`, or a safetensors file with `input_ids` [B, T] int64, of which the first
+/// The same from a file: plain text, JSON lines with a field "text" (.jsonl), both by the tokenizer
+/// of `model_folder`, or a safetensors file with `input_ids` [B, T] int64, of which the first
 /// `size.samples` rows are taken as they are. Throws an Error naming the file.
 GRAFT_API at::Tensor read_calibration_file(const std::filesystem::path& model_folder,
                                            const std::filesystem::path& file,

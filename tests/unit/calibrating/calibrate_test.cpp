@@ -11,6 +11,7 @@
 #include "calibrating/calibrate.h"
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
+#include "graft/tokenizer.h"
 
 using namespace graft;
 using namespace graft::test;
@@ -91,8 +92,8 @@ TEST_CASE("a calibrated model is saved, and loads again as the same model") {
 
 TEST_CASE("each group of modules with one input is reported once, with what it lost") {
   const auto loaded = calibrated(kLlama, kSettings[0]);
-  const auto layers = static_cast<std::size_t>(
-      Checkpoint::open(kLlama).config().get_int("num_hidden_layers", 0));
+  const auto layers =
+      static_cast<std::size_t>(Checkpoint::open(kLlama).config().get_int("num_hidden_layers", 0));
   REQUIRE(loaded.calibration.size() == 4 * layers);
   std::set<std::string> seen;
   for (const auto& group : loaded.calibration) {
@@ -158,18 +159,29 @@ TEST_CASE("the same text gives the same bytes for any number of threads") {
   at::set_num_threads(before);
 }
 
-TEST_CASE("every architecture can be calibrated") {
+TEST_CASE("every architecture can be calibrated, saved, and loaded again as the same model") {
   for (const auto& entry : fs::directory_iterator(kGolden / "arch")) {
     if (!fs::exists(entry.path() / "config.json")) continue;
-    CAPTURE(entry.path().string());
-    const auto loaded = calibrated(
-        entry.path(), R"({"quant_method": "gptq", "bits": 4, "group_size": 16})",
-        random_ids(entry.path(), 2, 8));
-    CHECK(loaded.plan.count(Action::quantize) > 0);
-    std::size_t reached = 0;
-    for (const auto& group : loaded.calibration) reached += group.tokens > 0;
-    CHECK(reached > 0);
-    CHECK(logits(loaded, random_ids(entry.path(), 1, 8)).isfinite().all().item<bool>());
+    for (const char* settings : {R"({"quant_method": "gptq", "bits": 4, "group_size": 16})",
+                                 R"({"quant_method": "awq", "bits": 4, "group_size": 16})"}) {
+      CAPTURE(entry.path().string());
+      CAPTURE(settings);
+      const auto loaded = calibrated(entry.path(), settings, random_ids(entry.path(), 2, 8));
+      CHECK(loaded.plan.count(Action::quantize) > 0);
+      std::size_t reached = 0;
+      for (const auto& group : loaded.calibration) reached += group.tokens > 0;
+      CHECK(reached > 0);
+      const auto ids = random_ids(entry.path(), 1, 8);
+      const auto here = logits(loaded, ids);
+      CHECK(here.isfinite().all().item<bool>());
+      const TemporaryFolder out;
+      host().host->save(loaded, out.path() / "m");
+      LoadOptions again;
+      again.dtype = at::kFloat;
+      const auto reloaded = host().host->load(out.path() / "m", again);
+      CHECK(reloaded.plan.count(Action::quantize) == loaded.plan.count(Action::quantize));
+      CHECK(logits(reloaded, ids).equal(here));
+    }
   }
 }
 
@@ -220,6 +232,23 @@ TEST_CASE("a method that needs calibration text says so") {
   CHECK(contains(error.what(), "--calibration FILE"));
 }
 
+TEST_CASE("windows of calibration text have the tokenizer's special tokens around each") {
+  const auto bert = Tokenizer::open(kGolden / "tokenizer/bert");
+  const std::string text = "one two three four five six seven eight nine ten";
+  const auto whole = bert.encode(text);
+  const auto ids = calibration_ids(bert, text, {3, 5});
+  REQUIRE(ids.sizes() == at::IntArrayRef{3, 5});
+  for (std::int64_t i = 0; i < 3; ++i) {
+    CHECK(ids[i][0].item<std::int64_t>() == whole.front());  // [CLS]
+    CHECK(ids[i][4].item<std::int64_t>() == whole.back());   // [SEP]
+  }
+  CHECK(ids[0][1].item<std::int64_t>() == whole[1]);
+  // A byte-level tokenizer without them adds none.
+  const auto plain = calibration_ids(Tokenizer::open(kGolden / "tokenizer/gpt2"), text, {1, 512});
+  CHECK(plain.size(1) ==
+        static_cast<std::int64_t>(Tokenizer::open(kGolden / "tokenizer/gpt2").encode(text).size()));
+}
+
 TEST_CASE("calibration text that cannot be used is refused") {
   const auto message = [&](const at::Tensor& ids, const char* settings = kSettings[0]) {
     return message_of([&] { calibrated(kLlama, settings, ids); });
@@ -232,7 +261,8 @@ TEST_CASE("calibration text that cannot be used is refused") {
                  "makes no use of calibration text"));
 }
 
-TEST_CASE("a model in memory is calibrated step by step, and is as it was when that stops half-way") {
+TEST_CASE(
+    "a model in memory is calibrated step by step, and is as it was when that stops half-way") {
   LoadOptions options;
   options.dtype = at::kFloat;
   auto loaded = host().host->load(kLlama, options);
