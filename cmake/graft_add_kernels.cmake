@@ -28,10 +28,8 @@ function(graft_add_kernels target)
       endif()
       continue()
     endif()
-    set(flags $<$<CONFIG:Release>:-O3> -ffp-contract=off)
-    if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)  # vectors as arguments stay inside their file
-      list(APPEND flags -Wno-psabi)
-    endif()
+    # Vectors as arguments stay inside their file.
+    set(flags $<$<CONFIG:Release>:-O3> -ffp-contract=off -Wno-psabi)
     if(file MATCHES "_avx(2|512|512bf16)\\.cpp$")
       string(TOUPPER ${CMAKE_MATCH_1} level)
       if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

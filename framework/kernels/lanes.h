@@ -6,8 +6,6 @@
 // registers are split by the compiler. Functions over them are always inlined, so that no call
 // passes one.
 
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 namespace graft::kernels {
 
 using Lanes = float __attribute__((vector_size(64)));
