@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <limits>
 #include <string>
@@ -11,6 +12,9 @@
 
 namespace graft {
 namespace {
+
+// Tensors lie in files and in panels as little-endian machines keep them in memory.
+static_assert(std::endian::native == std::endian::little, "graft runs on little-endian machines");
 
 constexpr std::string_view kDownloadAgain = "the file is damaged or incomplete: download it again";
 
@@ -142,7 +146,8 @@ class HeaderReader : public JsonEvents {
       if (shape.size() >= kMaxDimensions)
         throw Error(ErrorKind::model, "the shape has too many dimensions")
             .at(tensor_place())
-            .expected("at most " + std::to_string(kMaxDimensions));
+            .expected("at most " + std::to_string(kMaxDimensions))
+            .found("more");
       shape.push_back(static_cast<std::int64_t>(number));
       return true;
     }
