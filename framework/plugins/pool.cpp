@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <omp.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -89,6 +90,10 @@ class Pool {
     // Never destroyed: its threads outlive static destructors. Nor allocated: callers may not throw.
     alignas(Pool) static std::byte memory[sizeof(Pool)];
     static Pool* pool = new (memory) Pool;
+    // A forked child has none of the threads, and perhaps their locks and half-done jobs: it starts
+    // with a new pool, and what the old one held stays where it lies.
+    [[maybe_unused]] static const int watched =
+        ::pthread_atfork(nullptr, nullptr, [] { new (memory) Pool; });
     return *pool;
   }
 

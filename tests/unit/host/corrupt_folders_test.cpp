@@ -316,6 +316,7 @@ TEST_CASE("a quant_state that cannot be right is refused with its field") {
   refused(kNf4, with(blob("")), {"nested_offset", "a number"});
   refused(kNf4, with(blob(nested + "\"x\"")), {"nested_offset"});
   refused(kNf4, with(blob(nested + "NaN")), {kUp, "JSON"});
+  refused(kNf4, with(blob(nested + "1e999")), {kUp, "JSON"});
   refused(kNf4, with(blob(nested + "0.1").replace(blob("").find("[96, 64]"), 8, "[64, 96]")),
           {"'shape'", "[96, 64]", "[64, 96]"});
   refused(kNf4, with(blob(nested + "0.1").replace(blob("").find("nf4"), 3, "fp4")),
@@ -332,9 +333,12 @@ TEST_CASE("companions of a 4-bit weight with wrong sizes or tables are refused")
     });
   };
   refused(kNf4, resize(".weight.absmax", 95), {"'weight.absmax'", "96 elements", "95"});
-  refused(kNf4, resize(".weight.quant_map", 15), {"'weight.quant_map'", "16 elements", "15"});
-  refused(kNf4, resize(".weight.nested_quant_map", 255),
-          {"'weight.nested_quant_map'", "256 elements", "255"});
+  for (const std::int64_t count : {0, 15, 17, 256})
+    refused(kNf4, resize(".weight.quant_map", count),
+            {"'weight.quant_map'", "16 elements", std::to_string(count)});
+  for (const std::int64_t count : {0, 16, 255, 257})
+    refused(kNf4, resize(".weight.nested_quant_map", count),
+            {"'weight.nested_quant_map'", "256 elements", std::to_string(count)});
   refused(kNf4, resize(".weight.nested_absmax", 2), {"'weight.nested_absmax'", "1 elements"});
   refused("vectors/tiny_llama_bnb_fp4", tensors_only([](RawTensors& tensors) {
             const Checkpoint nf4 =
