@@ -56,6 +56,7 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
   if (child < 0) throw Error(ErrorKind::resource, "no process: " + std::string(strerror(errno)));
   if (child == 0) {
     ::close(ends[0]);
+    ::dup2(STDERR_FILENO, STDOUT_FILENO);  // --json is alone there, whatever a plugin prints
     ::signal(SIGALRM, SIG_DFL);
     ::alarm(seconds);
     const std::string failure = failure_of(check, file, allow_insecure);

@@ -37,6 +37,7 @@ struct Folder : TemporaryFolder {
 std::string refused_at(const fs::path& folder, ErrorKind kind = ErrorKind::model) {
   const auto error = test::thrown_by([&] { Checkpoint::open(folder); });
   CHECK(error.kind() == kind);
+  CHECK(contains(error.what(), "; "));  // behind it stands what to do
   return error.what();
 }
 

@@ -20,6 +20,7 @@ std::string refused(std::string_view content, const OpenOptions& options = {}) {
   const auto error = test::thrown_by([&] { Checkpoint::open_file(file, options); });
   CHECK(error.kind() == ErrorKind::model);
   CHECK(contains(error.what(), "model.safetensors: "));
+  CHECK(contains(error.what(), "; "));  // behind it stands what to do
   return error.what();
 }
 
@@ -103,7 +104,8 @@ TEST_CASE("a tensor or field that occurs twice is refused") {
 
 TEST_CASE("a range that ends before it begins is refused") {
   CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[8,4]") + "}", 8)),
-                 "tensor 'a': the data range ends before it begins: found [8, 4]"));
+                 "tensor 'a': the data range ends before it begins: expected [begin, end] with "
+                 "begin <= end, found [8, 4]"));
 }
 
 TEST_CASE("overlapping ranges are refused, naming both tensors") {

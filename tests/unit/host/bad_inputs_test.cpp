@@ -48,6 +48,7 @@ std::string refusal(const std::string& golden, const EditedFolder::Edit& edit,
     return "";
   } catch (const Error& error) {
     CHECK(error.kind() == ErrorKind::model);
+    CHECK(contains(error.what(), "; "));  // behind it stands what to do
     return error.what();
   }
 }

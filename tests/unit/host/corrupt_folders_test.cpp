@@ -38,6 +38,7 @@ void refused(const std::string& golden, const EditedFolder::Edit& edit,
   const std::string text = host.refusal(folder);
   MESSAGE(text);
   for (const auto& word : words) CHECK_MESSAGE(contains(text, word), "expected: " << word);
+  CHECK(contains(text, "; "));  // behind it stands what to do
   if (!text.empty()) CHECK(host.kind == kind);
 }
 
@@ -310,9 +311,11 @@ TEST_CASE("a quant_state that cannot be right is refused with its field") {
       ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": ";
   refused(kNf4, with("{\"quant_type\": "), {kUp, "quant_state", "JSON"});
   for (const char* size : {"0", "63", "31", "8192", "-64"})
-    refused(kNf4, with(blob(nested + "0.1, \"blocksize_\": 1").replace(
-                      blob("").find("64,"), 2, size)),
-            {"'blocksize'", "power of two from 32 to 4096", size});
+    refused(kNf4,
+            with(blob(nested + "0.1, \"blocksize_\": 1").replace(blob("").find("64,"), 2, size)),
+            {"plugin org.graft.bnb 0.1.0: " + kUp +
+                 ": tensor 'weight.quant_state.bitsandbytes__nf4': field 'blocksize'",
+             "expected a power of two from 32 to 4096, found " + std::string(size)});
   refused(kNf4, with(blob("")), {"nested_offset", "a number"});
   refused(kNf4, with(blob(nested + "\"x\"")), {"nested_offset"});
   refused(kNf4, with(blob(nested + "NaN")), {kUp, "JSON"});

@@ -22,6 +22,7 @@ void refused(const std::string& golden, const std::string& field, const std::str
   MESSAGE(text);
   REQUIRE_FALSE(text.empty());
   CHECK(host.kind == kind);
+  CHECK(contains(text, "; "));  // behind it stands what to do
   for (const auto& word : words) CHECK_MESSAGE(contains(text, word), "expected: " << word);
 }
 
@@ -232,7 +233,9 @@ TEST_CASE("two config files that disagree: config.json is used, both are told, s
   CHECK(contains(said, "bits (4 in config.json, 8 in quantize_config.json)"));
   CHECK_FALSE(contains(said, "group_size ("));
   TestHost strict([](HostOptions& options) { options.strict = true; });
-  CHECK(contains(strict.refusal(folder), "disagree"));
+  const auto refusal = strict.refusal(folder);
+  CHECK(contains(refusal, "disagree"));
+  CHECK(contains(refusal, "bits (4 in config.json, 8 in quantize_config.json)"));
 }
 
 TEST_CASE("settings given for a quantized model: the file wins, another method is refused") {
