@@ -8,6 +8,7 @@
 #include <cfenv>
 #include <clocale>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -31,6 +32,10 @@ bool broken(std::string_view rule) {
 
 /// What a static object does before any check of the entry.
 const bool constructed = [] {
+  if (broken("constructor print")) {
+    std::puts("good morning");
+    std::fflush(stdout);
+  }
   if (broken("constructor exit")) std::exit(0);
   if (broken("constructor throw")) throw 42;
   return true;

@@ -274,6 +274,11 @@ with tempfile.TemporaryDirectory() as name:
         says="its init failed (a defect): 'no operators today'")
     kept = as_json("plugins", "test", good, "--rule", "unknown interfaces")
     assert kept == [{"rule": "unknown interfaces and methods get nothing", "kept": True}], kept
+    environment["GRAFT_TEST_FAULT"] = "constructor print"
+    kept = as_json("plugins", "test", plugins / "rulebreaker/libgraft_rulebreaker.so", "--rule",
+                   "it is loaded", says="good morning")
+    assert [row["kept"] for row in kept] == [True], kept
+    environment.pop("GRAFT_TEST_FAULT")
     run("plugins", "test", good, "--rule", "nonsense", code=1, says="no rule starts with 'nonsense'")
     run("plugins", "test", plugins / "no_stamp/libgraft_test_no_stamp.so", code=3,
         says="no graft stamp")
