@@ -108,8 +108,9 @@ class Pool {
     job->compute = nullptr;
     job->run = fn;
     job->context = context;
+    const int32_t helpers = at::get_num_threads() - 1;  // the guard makes it none
     const OneThreadForTorch guard;
-    const bool shared = publish(job);
+    const bool shared = publish(job, helpers);
     int64_t own = 0;
     for (int64_t i; (i = job->next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++own)
       fn(context, i);
@@ -159,8 +160,9 @@ class Pool {
     job->compute = compute;
     const int64_t chunks = job->chunks;
     const bool sharing = chunks > 1 && may_share();
+    const int32_t helpers = at::get_num_threads() - 1;  // the guard makes it none
     const OneThreadForTorch guard;
-    const bool shared = sharing && publish(job);
+    const bool shared = sharing && publish(job, helpers);
     const auto begin = Clock::now();
     int64_t own = 0;
     for (int64_t i; (i = job->next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++own) {
@@ -215,8 +217,7 @@ class Pool {
   }
 
   /// False when another thread's job is being worked on: helpers serve one job at a time.
-  bool publish(Job* job) {
-    const int32_t helpers = at::get_num_threads() - 1;
+  bool publish(Job* job, int32_t helpers) {
     if (!start(helpers)) return false;
     job->helpers = helpers;
     Job* none = nullptr;
