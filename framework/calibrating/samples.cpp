@@ -42,7 +42,7 @@ void require_text(std::string_view text) {
   if (zeros == 0 && broken <= text.size() / 100) return;
   throw Error(ErrorKind::usage, "this is not text")
       .expected("UTF-8")
-      .found(std::to_string(broken) + " places that are none and " + std::to_string(zeros) +
+      .found(std::to_string(broken) + " places that are not and " + std::to_string(zeros) +
              " zero bytes in " + std::to_string(text.size()) + " bytes")
       .hint("give plain text, JSON lines (.jsonl) or token ids (.safetensors)");
 }

@@ -157,7 +157,7 @@ with tempfile.TemporaryDirectory() as name:
         says=("binary.txt'", "this is not text: expected UTF-8, found ", "16 zero bytes in 4096",
               "give plain text, JSON lines (.jsonl) or token ids (.safetensors)"))
     run("quantize", spoken, here, *gptq, "--calibration", text / "latin.txt", code=1,
-        says="this is not text: expected UTF-8, found 120 places that are none and 0 zero bytes")
+        says="this is not text: expected UTF-8, found 120 places that are not and 0 zero bytes")
     for wrong, says in (([5] * 12, "found 10 times token 5"), ([1, 2, 3], "found 3"),
                         ([1, 2] * 5 + [64], "expected 0 to 63, found 64"),
                         ([1, 2] * 5 + [-1], "expected 0 to 63, found -1")):

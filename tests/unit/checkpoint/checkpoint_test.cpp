@@ -252,6 +252,7 @@ TEST_CASE("config.json must be there and be a sound JSON object") {
   CHECK(contains(with_config("\xEF\xBB\xBF{}"), "config.json"));
   CHECK(contains(with_config(""), "config.json"));
   CHECK(contains(with_config("{\"a\":1,\"a\":2}"), "'a'"));
+  CHECK(contains(with_config(std::string(100'000, '[')), "nested deeper than 64 levels"));
   CHECK(contains(
       with_config(std::string(10 << 20, ' ')),
       "config.json: the file is too large: expected at most 8388608 bytes, found 10485760"));

@@ -275,22 +275,23 @@ TEST_CASE("a child that is forked while the pool is idle can load and quantize")
 TEST_CASE("a child that is forked while the pool is busy has a pool of its own") {
   struct Stuck {
     std::thread::id caller;
-    std::atomic<bool>* released;
+    std::atomic<bool>*reached, *released;
   };
   const int threads_before = at::get_num_threads();
   at::set_num_threads(2);
-  std::atomic<bool> released{false};
+  std::atomic<bool> reached{false}, released{false};
   std::vector<int> delivered(8);
   void* job = pool().open_staged(sizeof(Stuck), 8, 1);
   REQUIRE(job);
-  new (pool().shared_of(job)) Stuck{std::this_thread::get_id(), &released};
+  new (pool().shared_of(job)) Stuck{std::this_thread::get_id(), &reached, &released};
   // The helper stays in its chunk, so the child would wait for it for ever.
   pool().run_staged(
       job,
       [](const void* block, std::int64_t, void*) noexcept {
         const auto& stuck = *static_cast<const Stuck*>(block);
-        if (std::this_thread::get_id() != stuck.caller)
-          while (!stuck.released->load()) std::this_thread::yield();
+        const bool mine = std::this_thread::get_id() == stuck.caller;
+        if (!mine) *stuck.reached = true;
+        while (!(mine ? stuck.reached : stuck.released)->load()) std::this_thread::yield();
       },
       [](void* out, std::int64_t chunk, const void*) noexcept {
         ++(*static_cast<std::vector<int>*>(out))[static_cast<std::size_t>(chunk)];
