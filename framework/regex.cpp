@@ -29,7 +29,8 @@ Regex::Regex(std::string pattern, ErrorKind blame) : pattern_(std::move(pattern)
     if (code == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();  // no mistake in the pattern
     throw Error(blame_, "the regular expression " + quote(pattern_) +
                             " is not valid at character " + std::to_string(offset) + ": " +
-                            text_of(code));
+                            text_of(code))
+        .hint("correct it where it is written");
   }
   code_ = std::shared_ptr<const void>(compiled, [](const void* p) {
     pcre2_code_free(const_cast<pcre2_code*>(static_cast<const pcre2_code*>(p)));

@@ -14,8 +14,13 @@
 namespace graft {
 namespace {
 
+constexpr std::string_view kCorrect = "correct it there, or get the file from its source again";
+
 [[noreturn]] void wrong_type(std::string_view wanted, const Value& value) {
-  throw Error(ErrorKind::model, "wrong type").expected(wanted).found(value.type_name());
+  throw Error(ErrorKind::model, "wrong type")
+      .expected(wanted)
+      .found(value.type_name())
+      .hint(kCorrect);
 }
 
 /// Runs `read` and adds the field's name to an error it throws.
@@ -127,7 +132,8 @@ std::vector<std::string> Value::get_strings(std::string_view key) const {
     return Error(ErrorKind::model, "not a list of names")
         .at("field " + quote(key))
         .expected("a list of texts that are not empty")
-        .found(to_json(found));
+        .found(to_json(found))
+        .hint(kCorrect);
   };
   if (!list) throw wrong(*member);
   for (const auto& item : *list) {
@@ -185,7 +191,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     const auto newline = before.rfind('\n');
     const std::size_t column = at - (newline == std::string_view::npos ? 0 : newline + 1) + 1;
     throw Error(ErrorKind::model, "not valid JSON (" + quote(what) + ")")
-        .at("line " + std::to_string(line) + ", column " + std::to_string(column));
+        .at("line " + std::to_string(line) + ", column " + std::to_string(column))
+        .hint(kCorrect);
   }
 
   Value take() { return std::move(root_); }
@@ -197,7 +204,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   };
 
   [[noreturn]] static void fail(std::string what) {
-    throw Error(ErrorKind::model, std::move(what));
+    throw Error(ErrorKind::model, std::move(what)).hint(kCorrect);
   }
 
   bool put(Value value) {

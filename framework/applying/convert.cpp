@@ -123,9 +123,7 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
           block.set_tensor(name, in_dtype(*tensor, like.scalar_type()));
     } else if (plan.pre_quantized) {
       call_plugin(entry.plugin, entry.spec.path, [&] {
-        in_module(entry.spec.path, [&] {
-          entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors);
-        });
+        entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors);
       });
     } else {
       Tensors dense;
@@ -234,10 +232,8 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
     if (entry.action == Action::restructure) continue;
     const nn::Block& block = block_at(root, entry.spec.path);
     if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
-      const auto saved = call_plugin(entry.plugin, entry.spec.path, [&] {
-        return in_module(entry.spec.path,
-                         [&] { return entry.quantizer->save(block, *entry.config); });
-      });
+      const auto saved = call_plugin(entry.plugin, entry.spec.path,
+                                     [&] { return entry.quantizer->save(block, *entry.config); });
       for (const auto& [name, tensor] : saved) write(to_write(source_name(entry, name), tensor));
       // What the module came with belongs to it, whether its new layout has it or not.
       for (const auto& planned : entry.tensors) written.insert(planned.source);

@@ -90,7 +90,8 @@ Value read_config(const fs::path& folder, const std::vector<std::string>& names)
       throw Error(ErrorKind::model, "the config has the wrong form")
           .at("line 1")
           .expected("an object")
-          .found(config.type_name());
+          .found(config.type_name())
+          .hint("get the config.json of the model again");
     return config;
   });
 }
@@ -195,7 +196,8 @@ void Checkpoint::State::sort_tensors() {
         .at("tensor " + quote(twice->name))
         .at(path_text(folder))
         .found(quote(shards[twice->shard].filename().string()) + " and " +
-               quote(shards[std::next(twice)->shard].filename().string()));
+               quote(shards[std::next(twice)->shard].filename().string()))
+        .hint("the shards do not belong together: download them again");
 }
 
 void Checkpoint::State::check_index(const fs::path& path, const ShardIndex& index) const {

@@ -173,7 +173,11 @@ void lay_out(Shard& shard, const std::vector<TensorToWrite>& tensors,
   append_length(shard.start, header.size());
   for (auto& offset : shard.offsets) offset += kLengthBytes + header.size();
   // What the reader would refuse (bad UTF-8, reserved names, too long a header) is not written.
-  parse_safetensors_header(header, kLengthBytes + header.size() + end);
+  try {
+    parse_safetensors_header(header, kLengthBytes + header.size() + end);
+  } catch (Error& error) {
+    throw error.hint("a reader would refuse the file: give the tensor another name");
+  }
   shard.start += header;
 }
 

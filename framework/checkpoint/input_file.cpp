@@ -35,6 +35,7 @@ Error system_error(std::string_view doing, const std::filesystem::path& path, in
   Error error(nowhere ? ErrorKind::model : ErrorKind::resource,
               "cannot " + std::string(doing) + ": " + std::system_category().message(code));
   error.at(path_text(path));
+  if (nowhere) error.hint("check the path and where its links lead");
   if (code == EMFILE) error.hint("allow more open files with `ulimit -n`");
   return error;
 }
@@ -48,7 +49,8 @@ InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
     throw Error(ErrorKind::model, "this is not a regular file")
         .at(path_text(path_))
         .expected("a file")
-        .found(kind_of(opened_.st_mode));
+        .found(kind_of(opened_.st_mode))
+        .hint("put the file itself there");
 }
 
 void InputFile::read(std::uint64_t begin, std::uint64_t size, void* out) const {
@@ -74,7 +76,8 @@ std::string InputFile::read_all(std::uint64_t limit) const {
     throw Error(ErrorKind::model, "the file is too large")
         .at(path_text(path_))
         .expected("at most " + std::to_string(limit) + " bytes")
-        .found(std::to_string(size()));
+        .found(std::to_string(size()))
+        .hint("it is not what its name says: get it from its source again");
   std::string text(size(), '\0');
   read(0, text.size(), text.data());
   return text;

@@ -26,6 +26,12 @@ Error output_error(std::string_view doing, const std::filesystem::path& path, in
       return error.hint("choose an output folder that you may write to");
     case ENAMETOOLONG:
       return error.hint("choose a shorter name");
+    case ENOENT:  // of a folder that was there: so says /proc
+      return error.hint("it is gone, or takes no new files: choose an output folder on a disk");
+    case ENOLCK:
+    case ENOSYS:
+    case EOPNOTSUPP:
+      return error.hint("this file system cannot do that: choose an output folder on a local disk");
     default:
       return error;
   }

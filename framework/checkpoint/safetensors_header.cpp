@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <limits>
 #include <string>
@@ -11,6 +12,9 @@
 
 namespace graft {
 namespace {
+
+// Tensors lie in files and in panels as little-endian machines keep them in memory.
+static_assert(std::endian::native == std::endian::little, "graft runs on little-endian machines");
 
 constexpr std::string_view kDownloadAgain = "the file is damaged or incomplete: download it again";
 
@@ -81,7 +85,8 @@ class HeaderReader : public JsonEvents {
         }
         if (tensors_.size() >= max_tensors_)
           throw Error(ErrorKind::model, "the header lists too many tensors")
-              .expected("at most " + std::to_string(max_tensors_));
+              .expected("at most " + std::to_string(max_tensors_))
+              .hint("store them in fewer, larger tensors or in more files");
         tensors_.emplace_back().name = std::move(name);
         has_dtype_ = has_shape_ = false;
         offsets_.clear();
@@ -94,11 +99,13 @@ class HeaderReader : public JsonEvents {
         if (name == "data_offsets") return begin_field(has_offsets_, name, Place::offsets);
         throw Error(ErrorKind::model, "unknown field " + quote(name))
             .at(tensor_place())
-            .expected("dtype, shape and data_offsets");
+            .expected("dtype, shape and data_offsets")
+            .hint(kDownloadAgain);
       default:
         if (!metadata_keys_.insert(name).second)
           throw Error(ErrorKind::model, "the key " + quote(name) + " occurs twice")
-              .at("'__metadata__'");
+              .at("'__metadata__'")
+              .hint(kDownloadAgain);
         place_ = Place::metadata_value;
         return true;
     }
@@ -115,7 +122,8 @@ class HeaderReader : public JsonEvents {
       throw Error(ErrorKind::model, "unsupported dtype")
           .at(tensor_place())
           .expected(known_dtypes())
-          .found(quote(text));
+          .found(quote(text))
+          .hint("save the tensor in one of them");
     tensors_.back().dtype = *dtype;
     place_ = Place::field;
     return true;
@@ -142,13 +150,17 @@ class HeaderReader : public JsonEvents {
       if (shape.size() >= kMaxDimensions)
         throw Error(ErrorKind::model, "the shape has too many dimensions")
             .at(tensor_place())
-            .expected("at most " + std::to_string(kMaxDimensions));
+            .expected("at most " + std::to_string(kMaxDimensions))
+            .found("more")
+            .hint("save the tensor in another shape");
       shape.push_back(static_cast<std::int64_t>(number));
       return true;
     }
     if (place_ != Place::offset) return refuse(std::to_string(number));
     if (offsets_.size() == 2)
-      throw Error(ErrorKind::model, "data_offsets has more than two numbers").at(tensor_place());
+      throw Error(ErrorKind::model, "data_offsets has more than two numbers")
+          .at(tensor_place())
+          .hint(kDownloadAgain);
     offsets_.push_back(number);
     return true;
   }
@@ -158,7 +170,8 @@ class HeaderReader : public JsonEvents {
       throw Error(ErrorKind::model, "data_offsets is incomplete")
           .at(tensor_place())
           .expected("[begin, end]")
-          .found(std::to_string(offsets_.size()) + " numbers");
+          .found(std::to_string(offsets_.size()) + " numbers")
+          .hint(kDownloadAgain);
     place_ = Place::field;
     return true;
   }
@@ -175,7 +188,7 @@ class HeaderReader : public JsonEvents {
       return JsonEvents::parse_error(position, token, exception);
     } catch (Error& error) {
       if (place_ >= Place::tensor && place_ < Place::end) error.at(tensor_place());
-      throw;
+      throw error.hint(kDownloadAgain);
     }
   }
 
@@ -222,17 +235,20 @@ class HeaderReader : public JsonEvents {
       error.at("'__metadata__'");
     else if (place_ >= Place::tensor && place_ < Place::end)
       error.at(tensor_place());
-    throw error.expected(kExpected[static_cast<std::size_t>(place_)]).found(found);
+    throw error.expected(kExpected[static_cast<std::size_t>(place_)])
+        .found(found)
+        .hint(kDownloadAgain);
   }
 
   [[noreturn]] static void fail(std::string what) {
-    throw Error(ErrorKind::model, std::move(what));
+    throw Error(ErrorKind::model, std::move(what)).hint(kDownloadAgain);
   }
 
   std::string tensor_place() const { return "tensor " + quote(tensors_.back().name); }
 
   bool begin_field(bool& seen, const std::string& name, Place place) {
-    if (seen) throw Error(ErrorKind::model, name + " occurs twice").at(tensor_place());
+    if (seen)
+      throw Error(ErrorKind::model, name + " occurs twice").at(tensor_place()).hint(kDownloadAgain);
     seen = true;
     place_ = place;
     return true;
@@ -245,24 +261,29 @@ class HeaderReader : public JsonEvents {
                           : !has_offsets_ ? "data_offsets"
                                           : nullptr;
     if (missing)
-      throw Error(ErrorKind::model, std::string(missing) + " is missing").at(tensor_place());
+      throw Error(ErrorKind::model, std::string(missing) + " is missing")
+          .at(tensor_place())
+          .hint(kDownloadAgain);
     const auto [begin, end] = std::pair{offsets_[0], offsets_[1]};
     if (end < begin)
       throw Error(ErrorKind::model, "the data range ends before it begins")
           .at(tensor_place())
-          .found("[" + std::to_string(begin) + ", " + std::to_string(end) + "]");
+          .expected("[begin, end] with begin <= end")
+          .found("[" + std::to_string(begin) + ", " + std::to_string(end) + "]")
+          .hint(kDownloadAgain);
     try {
       info.bytes = tensor_bytes(info.dtype, info.shape);
     } catch (Error& error) {
       error.at(tensor_place());
-      throw;
+      throw error.hint(kDownloadAgain);
     }
     if (info.bytes != end - begin)
       throw Error(ErrorKind::model, "the data range does not fit the shape")
           .at(tensor_place())
           .expected(std::to_string(info.bytes) + " bytes for " + std::string(name_of(info.dtype)) +
                     " " + shape_text(info.shape))
-          .found(std::to_string(end - begin));
+          .found(std::to_string(end - begin))
+          .hint(kDownloadAgain);
     info.offset = begin;
   }
 
@@ -279,7 +300,8 @@ void check_names(const std::vector<TensorInfo>& tensors) {
   for (const auto& info : tensors)
     if (!names.insert(info.name).second)
       throw Error(ErrorKind::model, "the tensor occurs twice in the header")
-          .at("tensor " + quote(info.name));
+          .at("tensor " + quote(info.name))
+          .hint(kDownloadAgain);
 }
 
 /// The ranges, ordered by begin, must cover `data_bytes` exactly.
@@ -299,12 +321,14 @@ void check_ranges(const std::vector<TensorInfo>& tensors, std::uint64_t data_byt
                   "the data overlaps that of tensor " + quote(tensors[i - 1].name))
           .at("tensor " + quote(info.name))
           .expected("a range from " + std::to_string(end))
-          .found(std::to_string(info.offset));
+          .found(std::to_string(info.offset))
+          .hint(kDownloadAgain);
     if (info.offset > end)
       throw Error(ErrorKind::model, "there is a hole before the data")
           .at("tensor " + quote(info.name))
           .expected("a range from " + std::to_string(end))
-          .found(std::to_string(info.offset));
+          .found(std::to_string(info.offset))
+          .hint(kDownloadAgain);
     end = info.offset + info.bytes;
   }
   if (end < data_bytes)
@@ -334,7 +358,8 @@ std::uint64_t safetensors_header_length(std::string_view start, std::uint64_t fi
   if (length > kMaxHeaderBytes)
     throw Error(ErrorKind::model, "the header is too long")
         .expected("at most " + std::to_string(kMaxHeaderBytes) + " bytes")
-        .found(std::to_string(length));
+        .found(std::to_string(length))
+        .hint(kDownloadAgain);
   return length;
 }
 
@@ -343,16 +368,19 @@ std::vector<TensorInfo> parse_safetensors_header(std::string_view header, std::u
   if (!header.starts_with('{'))
     throw Error(ErrorKind::model, "the header does not start as JSON")
         .expected("'{'")
-        .found(header.empty() ? "nothing" : quote(header.substr(0, 1)));
+        .found(header.empty() ? "nothing" : quote(header.substr(0, 1)))
+        .hint(kDownloadAgain);
   if (file_size < kLengthBytes || header.size() > file_size - kLengthBytes)
-    throw Error(ErrorKind::model, "the header is longer than the file");
+    throw Error(ErrorKind::model, "the header is longer than the file").hint(kDownloadAgain);
   // The JSON library takes a zero byte for the end of the text.
   if (const auto zero = header.find('\0'); zero != std::string_view::npos) {
     if (header.find_first_not_of('\0', zero) == std::string_view::npos)
       throw Error(ErrorKind::model, "the header is padded with 0x00")
           .expected("spaces")
           .hint("repair the file with `graft convert --repair`");
-    throw Error(ErrorKind::model, "the header has a zero byte").at("byte " + std::to_string(zero));
+    throw Error(ErrorKind::model, "the header has a zero byte")
+        .at("byte " + std::to_string(zero))
+        .hint(kDownloadAgain);
   }
   HeaderReader reader(max_tensors);
   nlohmann::json::sax_parse(header, &reader);

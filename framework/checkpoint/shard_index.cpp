@@ -168,11 +168,15 @@ ShardIndex parse_shard_index(std::string_view text, std::size_t max_tensors) {
     throw Error(ErrorKind::model, "the file starts with a byte order mark")
         .at("line 1")
         .hint("save it as UTF-8 without one");
-  if (const auto zero = text.find('\0'); zero != std::string_view::npos)
-    throw Error(ErrorKind::model, "the text has a zero byte").at("byte " + std::to_string(zero));
-  IndexReader reader(max_tensors);
-  nlohmann::json::sax_parse(text, &reader);
-  return reader.take();
+  try {
+    if (const auto zero = text.find('\0'); zero != std::string_view::npos)
+      throw Error(ErrorKind::model, "the text has a zero byte").at("byte " + std::to_string(zero));
+    IndexReader reader(max_tensors);
+    nlohmann::json::sax_parse(text, &reader);
+    return reader.take();
+  } catch (Error& error) {
+    throw error.hint("the index is damaged or was made to mislead: get it from its source again");
+  }
 }
 
 }  // namespace graft

@@ -13,8 +13,12 @@
 namespace graft::cli {
 namespace {
 
-constexpr unsigned kMostSeconds = 120;
 constexpr char kEnd = '\0';  ///< of the child's answer; without it the plugin ended the process
+
+struct Arguments {
+  std::string file, rule;
+  unsigned seconds = 120;
+};
 
 /// Runs in the child: loads the plugin there and says how the check is broken, or nothing.
 std::string failure_of(const Check& check, const std::filesystem::path& file, bool allow_insecure) {
@@ -42,7 +46,8 @@ std::string failure_of(const Check& check, const std::filesystem::path& file, bo
 }
 
 /// The check in a process of its own.
-std::string run_apart(const Check& check, const std::filesystem::path& file, bool allow_insecure) {
+std::string run_apart(const Check& check, const std::filesystem::path& file, bool allow_insecure,
+                      unsigned seconds) {
   int ends[2];
   if (::pipe(ends) != 0)
     throw Error(ErrorKind::resource, "no pipe: " + std::string(strerror(errno)));
@@ -51,8 +56,9 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
   if (child < 0) throw Error(ErrorKind::resource, "no process: " + std::string(strerror(errno)));
   if (child == 0) {
     ::close(ends[0]);
+    ::dup2(STDERR_FILENO, STDOUT_FILENO);  // --json is alone there, whatever a plugin prints
     ::signal(SIGALRM, SIG_DFL);
-    ::alarm(kMostSeconds);
+    ::alarm(seconds);
     const std::string failure = failure_of(check, file, allow_insecure);
     const std::string answer = failure + kEnd;
     const bool written =
@@ -68,7 +74,7 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
   int status = 0;
   ::waitpid(child, &status, 0);
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-    return "it took more than " + std::to_string(kMostSeconds) + " seconds";
+    return "it took more than " + std::to_string(seconds) + " seconds";
   if (WIFSIGNALED(status))
     return "it ended the process: " + std::string(strsignal(WTERMSIG(status)));
   if (failure.empty() || failure.back() != kEnd)
@@ -86,14 +92,15 @@ std::vector<Check> rules(const std::string& beginning) {
   return out;
 }
 
-void test(Program& program, const std::string& file, const std::string& beginning) {
-  read_stamp(file);  // the clearest error for what is no plugin
-  const auto path = std::filesystem::absolute(file);
+void test(Program& program, const Arguments& given) {
+  read_stamp(given.file);  // the clearest error for what is no plugin
+  const auto path = std::filesystem::absolute(given.file);
   const std::string_view first = border_checks().front().sentence;
   std::size_t broken = 0, tried = 0;
   Value::Array rows;
-  for (const auto& rule : rules(beginning)) {
-    const std::string failure = run_apart(rule, path, program.globals.allow_insecure);
+  for (const auto& rule : rules(given.rule)) {
+    const std::string failure =
+        run_apart(rule, path, program.globals.allow_insecure, given.seconds);
     ++tried;
     broken += !failure.empty();
     if (program.globals.json) {
@@ -112,7 +119,7 @@ void test(Program& program, const std::string& file, const std::string& beginnin
   if (broken)
     throw Error(ErrorKind::plugin,
                 std::to_string(broken) + " of " + std::to_string(tried) + " rules are broken")
-        .at(quote(file, 1000));
+        .at(quote(given.file, 1000));
 }
 
 }  // namespace
@@ -120,11 +127,13 @@ void test(Program& program, const std::string& file, const std::string& beginnin
 void add_plugins_test(CLI::App& plugins, Program& program) {
   auto* verb = plugins.add_subcommand(
       "test", "Whether a plugin keeps to the rules, each checked in a process of its own");
-  auto file = std::make_shared<std::string>();
-  verb->add_option("FILE", *file, "A shared library")->required();
-  auto rule = std::make_shared<std::string>();
-  verb->add_option("--rule", *rule, "Only rules that start with this text");
-  verb->callback([file, rule, &program] { test(program, *file, *rule); });
+  auto given = std::make_shared<Arguments>();
+  verb->add_option("FILE", given->file, "A shared library")->required();
+  verb->add_option("--rule", given->rule, "Only rules that start with this text");
+  verb->add_option("--seconds", given->seconds, "A rule may take at most")
+      ->capture_default_str()
+      ->check(at_least_one());
+  verb->callback([given, &program] { test(program, *given); });
 }
 
 }  // namespace graft::cli

@@ -13,11 +13,14 @@
 namespace graft {
 namespace {
 
+constexpr std::string_view kOfWeights = "get the config.json that belongs to the weights";
+
 std::int64_t checked(std::string_view field, std::int64_t value) {
   if (value < 1 || value > std::numeric_limits<std::int32_t>::max())
     throw Error(ErrorKind::model, "the field " + quote(field) + " is out of range")
         .expected("1 to 2147483647")
-        .found(std::to_string(value));
+        .found(std::to_string(value))
+        .hint(kOfWeights);
   return value;
 }
 
@@ -42,7 +45,8 @@ double number_or_none(const Value& config, std::string_view field) {
   if (!(value >= 0) || !std::isfinite(value))
     throw Error(ErrorKind::model, "the field " + quote(field) + " is out of range")
         .expected("a number from 0")
-        .found(std::to_string(value));
+        .found(std::to_string(value))
+        .hint(kOfWeights);
   return value;
 }
 

@@ -87,7 +87,8 @@ void Plan::check(bool strict) const {
         .hint("download the folder again, or check that config.json belongs to these weights");
   if (!mismatched.empty())
     throw Error(ErrorKind::model, std::to_string(mismatched.size()) +
-                                      " tensor(s) do not fit the model: " + list_of(mismatched));
+                                      " tensor(s) do not fit the model: " + list_of(mismatched))
+        .hint("download the folder again, or check that config.json belongs to these weights");
   if (!refusal.empty()) throw Error(ErrorKind::model, refusal);
   if (!strict) return;
   const std::string relax = "leave out --strict to go on without ";

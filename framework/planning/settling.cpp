@@ -61,9 +61,7 @@ QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const Quant
     group.entries.push_back(&entry);
     const Tensors tensors = read_examined(entry, checkpoint);
     auto findings = call_plugin(entry.plugin, entry.spec.path, [&] {
-      return in_module(entry.spec.path, [&] {
-        return entry.quantizer->examine(entry.spec, *entry.config, tensors);
-      });
+      return entry.quantizer->examine(entry.spec, *entry.config, tensors);
     });
     group.modules.push_back({entry.spec, entry.config, std::move(findings)});
   }

@@ -15,17 +15,6 @@ namespace graft {
 QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const QuantConfigPtr& base,
                            Trust trust, const Context& context);
 
-/// Runs `step` and adds the module's path to an error it throws.
-template <class Step>
-decltype(auto) in_module(const std::string& path, Step&& step) {
-  try {
-    return step();
-  } catch (Error& error) {
-    error.at(path);
-    throw;
-  }
-}
-
 /// Throws Error(model) with the first position when a float tensor holds NaN or infinity.
 void require_finite(const at::Tensor& tensor, const std::string& name);
 

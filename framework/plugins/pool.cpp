@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <omp.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -89,6 +90,10 @@ class Pool {
     // Never destroyed: its threads outlive static destructors. Nor allocated: callers may not throw.
     alignas(Pool) static std::byte memory[sizeof(Pool)];
     static Pool* pool = new (memory) Pool;
+    // A forked child has none of the threads, and perhaps their locks and half-done jobs: it starts
+    // with a new pool, and what the old one held stays where it lies.
+    [[maybe_unused]] static const int watched =
+        ::pthread_atfork(nullptr, nullptr, [] { new (memory) Pool; });
     return *pool;
   }
 
@@ -103,8 +108,9 @@ class Pool {
     job->compute = nullptr;
     job->run = fn;
     job->context = context;
+    const int32_t helpers = at::get_num_threads() - 1;  // the guard makes it none
     const OneThreadForTorch guard;
-    const bool shared = publish(job);
+    const bool shared = publish(job, helpers);
     int64_t own = 0;
     for (int64_t i; (i = job->next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++own)
       fn(context, i);
@@ -154,8 +160,9 @@ class Pool {
     job->compute = compute;
     const int64_t chunks = job->chunks;
     const bool sharing = chunks > 1 && may_share();
+    const int32_t helpers = at::get_num_threads() - 1;  // the guard makes it none
     const OneThreadForTorch guard;
-    const bool shared = sharing && publish(job);
+    const bool shared = sharing && publish(job, helpers);
     const auto begin = Clock::now();
     int64_t own = 0;
     for (int64_t i; (i = job->next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++own) {
@@ -210,8 +217,7 @@ class Pool {
   }
 
   /// False when another thread's job is being worked on: helpers serve one job at a time.
-  bool publish(Job* job) {
-    const int32_t helpers = at::get_num_threads() - 1;
+  bool publish(Job* job, int32_t helpers) {
     if (!start(helpers)) return false;
     job->helpers = helpers;
     Job* none = nullptr;

@@ -57,7 +57,8 @@ void Linear4bit::take(Tensors stored, QuantState state, const at::Tensor& given_
     throw Error(ErrorKind::model, "the packed weight has another size than the module")
         .at("tensor 'weight'")
         .expected(std::to_string(expected) + " bytes")
-        .found(std::to_string(bytes.numel()));
+        .found(std::to_string(bytes.numel()))
+        .hint("download the file again");
   if (given_bias.defined()) {
     set_tensor("bias", given_bias);
     float_bias_ = given_bias.to(at::kFloat).contiguous();

@@ -18,6 +18,7 @@ namespace {
 /// Blocks that a thread quantizes at a time.
 constexpr std::int64_t kBlocksAtOnce = 4096;
 
+constexpr std::string_view kDownloadAgain = "download the file again";
 constexpr const char* kTypeWords[] = {"nf4", "fp4"};
 
 std::int64_t blocks_of(std::int64_t elements, std::int64_t blocksize) {
@@ -33,7 +34,8 @@ at::Tensor checked(const Tensors& tensors, const std::string& name, at::ScalarTy
         .at("tensor " + quote(name))
         .expected(std::to_string(count) + " elements of " + std::string(dtype_word(type)))
         .found(std::to_string(tensor.numel()) + " of " +
-               std::string(dtype_word(tensor.scalar_type())));
+               std::string(dtype_word(tensor.scalar_type())))
+        .hint(kDownloadAgain);
   return tensor.reshape({-1}).contiguous();
 }
 
@@ -92,13 +94,14 @@ void refuse_other_table(const at::Tensor& table, QuantType type) {
       .at("tensor 'weight.quant_map'")
       .expected(std::string("the table of ") + kTypeWords[type == QuantType::fp4])
       .found(std::string("that of ") + kTypeWords[other == QuantType::fp4])
-      .hint("download the file again");
+      .hint(kDownloadAgain);
 }
 
 Error wrong(const std::string& blob, const std::string& field, const std::string& expected,
             const std::string& found) {
   Error error(ErrorKind::model, "the quant_state cannot be used");
-  error.at("tensor " + quote(blob)).at("field " + quote(field)).expected(expected).found(found);
+  error.at("field " + quote(field)).at("tensor " + quote(blob)).expected(expected).found(found);
+  error.hint(kDownloadAgain);
   return error;
 }
 

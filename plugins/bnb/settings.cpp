@@ -11,6 +11,7 @@ namespace {
 Error wrong(std::string_view field, const std::string& expected, const Value& found) {
   Error error(ErrorKind::model, "the quantization_config cannot be used");
   error.at("field " + quote(field)).expected(expected).found(to_json(found));
+  error.hint("correct the field, or get the model from its source again");
   return error;
 }
 

@@ -14,6 +14,7 @@ constexpr std::int64_t kLargestGroup = std::int64_t{1} << 20;
 Error wrong(std::string_view field, const std::string& expected, const Value& found) {
   Error error(ErrorKind::model, "the quantization_config cannot be used");
   error.at("field " + quote(field)).expected(expected).found(to_json(found));
+  error.hint("correct the field, or get the model from its source again");
   return error;
 }
 
@@ -179,7 +180,8 @@ std::shared_ptr<const GptqConfig> GptqConfig::parse(const Value& settings) {
         if (!overrides.is_object() && !overrides.is_null())
           throw Error(ErrorKind::model, "wrong type")
               .expected("object")
-              .found(overrides.type_name());
+              .found(overrides.type_name())
+              .hint("correct it there, or get the file from its source again");
         GptqConfig variant = *config;
         variant.apply(overrides);  // so that a mistake is found before a module matches
         config->dynamic_.push_back({Regex(pattern, ErrorKind::model), skip, overrides});

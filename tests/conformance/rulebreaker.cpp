@@ -5,8 +5,12 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <cfenv>
+#include <clocale>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <string_view>
 #include <thread>
@@ -26,6 +30,24 @@ bool broken(std::string_view rule) {
   return fault && fault == rule;
 }
 
+/// What a static object does before any check of the entry.
+const bool constructed = [] {
+  if (broken("constructor print")) {
+    std::puts("good morning");
+    std::fflush(stdout);
+  }
+  if (broken("constructor exit")) std::exit(0);
+  if (broken("constructor throw")) throw 42;
+  return true;
+}();
+
+void block_interrupts() {
+  sigset_t interrupts;
+  sigemptyset(&interrupts);
+  sigaddset(&interrupts, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &interrupts, nullptr);
+}
+
 class Linear : public Rtn8Linear {
  public:
   using Rtn8Linear::Rtn8Linear;
@@ -42,6 +64,10 @@ class Linear : public Rtn8Linear {
     if (broken("thread"))
       std::thread([] { std::this_thread::sleep_for(std::chrono::hours(1)); }).detach();
     if (broken("directory")) std::filesystem::current_path("/");
+    if (broken("locale")) std::setlocale(LC_ALL, "C.UTF-8");
+    if (broken("rounding")) std::fesetround(FE_UPWARD);
+    if (broken("signals")) block_interrupts();
+    if (broken("shape")) return y.unsqueeze(0);
     return y;
   }
 
@@ -91,6 +117,8 @@ class Quantizer : public Rtn8Quantizer {
     if (broken("support")) return Support::no("it is Monday");
     if (broken("exception")) throw 42;
     if (broken("exit")) std::_Exit(0);
+    if (broken("hang"))
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
     return Rtn8Quantizer::supports(spec, config);
   }
 
@@ -161,6 +189,7 @@ GRAFT_STAMP_NOTE(note, stamp_of_this_build("org.graft.test.rulebreaker", "1.0.0"
 using Entry = PluginEntry<Plugin, note>;
 
 graft_status init(const graft_host* host, graft_error* error) noexcept {
+  if (broken("terminate")) std::terminate();
   static int times = 0;
   return broken("init") && ++times > 1 ? GRAFT_INTERNAL : Entry::kDescriptor.init(host, error);
 }

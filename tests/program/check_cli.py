@@ -2,8 +2,11 @@
 import json
 import os
 import pathlib
+import pty
 import re
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,13 +18,14 @@ environment.pop("GRAFT_PLUGIN_PATH", None)
 checks = 0
 
 
-def run(*arguments, code=0, says=(), out=()):
+def run(*arguments, code=0, says=(), out=(), folder=None):
     """Runs graft, compares its exit code, and looks for texts on stderr and stdout."""
     global checks
-    done = subprocess.run([graft, *map(str, arguments)], capture_output=True, text=True,
-                          env=environment, timeout=300)
-    print("graft", *arguments, flush=True)
-    what = f"graft {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run([graft, *map(str, arguments)], capture_output=True,
+                          encoding="utf-8", errors="surrogateescape",
+                          env=environment, timeout=300, cwd=folder)
+    print(ascii(" ".join(["graft", *map(str, arguments)])), flush=True)
+    what = ascii(f"graft {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}")
     assert done.returncode == code, f"exit code {done.returncode}, expected {code}: {what}"
     for text in (says,) if isinstance(says, str) else says:
         assert text in done.stderr, f"stderr lacks {text!r}: {what}"
@@ -35,7 +39,49 @@ def run(*arguments, code=0, says=(), out=()):
 
 def as_json(*arguments, **expectations):
     """One JSON document on stdout and nothing else there."""
-    return json.loads(run(*arguments, "--json", **expectations).stdout)
+    asked = arguments if "--json" in arguments else (*arguments, "--json")
+    return json.loads(run(*asked, **expectations).stdout.encode())  # strict: that is UTF-8
+
+
+def write_tensors(path, tensors, padding=b""):
+    """A safetensors file of {name: (dtype, shape, bytes)}, with this padding of its header."""
+    header, data = {}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape,
+                        "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode() + padding
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def read_tensors(path):
+    content = path.read_bytes()
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    return {name: (entry["dtype"], entry["shape"],
+                   content[start + entry["data_offsets"][0]:start + entry["data_offsets"][1]])
+            for name, entry in header.items()}
+
+
+def on_terminal(*arguments, **settings):
+    """What graft writes to a terminal on stderr, with line ends as the program wrote them."""
+    global checks
+    master, slave = pty.openpty()
+    plain = {name: value for name, value in environment.items() if name not in ("NO_COLOR", "CI")}
+    process = subprocess.Popen([graft, *map(str, arguments)], env={**plain, **settings},
+                               stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    written = b""
+    try:
+        while piece := os.read(master, 4096):
+            written += piece
+    except OSError:  # so a terminal ends
+        pass
+    os.close(master)
+    assert process.wait() == 0, written
+    checks += 1
+    return written.decode().replace("\r\n", "\n")
 
 
 with tempfile.TemporaryDirectory() as name:
@@ -86,7 +132,7 @@ with tempfile.TemporaryDirectory() as name:
     run("quantize", spoken, here, *gptq, "--calibration", text / "none.txt", code=1,
         says="the file cannot be read")
     run("quantize", spoken, here, *gptq, "--calibration", text / "short.txt", code=1,
-        says="the calibration text is too short: expected at least 2 tokens")
+        says="the calibration text is too short: expected at least 8 tokens, better 16384, found 1")
     run("quantize", spoken, here, *gptq, "--calibration", text / "lines.jsonl", code=2,
         says=("line 2", "text"))
     run("quantize", dense, here, *gptq, "--calibration", dense / "model.safetensors", code=1,
@@ -95,6 +141,33 @@ with tempfile.TemporaryDirectory() as name:
         "--calibration", ids, code=1, says="makes no use of calibration text")
     run("quantize", dense, here, *gptq, "--calibration", ids, "--damp", "2", code=1,
         says="'damp_percent'")
+    (text / "empty.txt").write_text("")
+    (text / "three.txt").write_text("one two three")
+    (text / "same.txt").write_text(" the" * 40)
+    (text / "large.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 9)
+    (text / "binary.txt").write_bytes(bytes(range(256)) * 16)
+    (text / "latin.txt").write_bytes("Straßen über Flüsse\n".encode("latin-1") * 40)
+    for shown, file in ((0, "empty"), (3, "three")):
+        run("quantize", spoken, here, *gptq, "--calibration", text / f"{file}.txt", code=1,
+            says=(f"{file}.txt'", "the calibration text is too short: expected at least 8 tokens",
+                  f"found {shown}"))
+    run("quantize", spoken, here, *gptq, "--calibration", text / "same.txt", code=1,
+        says=("same.txt'", "the calibration text is one token over and over: expected different "
+              "tokens, found 38 times token", "give text such as the model will read"))
+    run("quantize", spoken, here, *gptq, "--calibration", text / "large.txt", code=1,
+        says="a token id is not in the model's vocabulary: expected 0 to 63, found ")
+    run("quantize", spoken, here, *gptq, "--calibration", text / "binary.txt", code=1,
+        says=("binary.txt'", "this is not text: expected UTF-8, found ", "16 zero bytes in 4096",
+              "give plain text, JSON lines (.jsonl) or token ids (.safetensors)"))
+    run("quantize", spoken, here, *gptq, "--calibration", text / "latin.txt", code=1,
+        says="this is not text: expected UTF-8, found 120 places that are not and 0 zero bytes")
+    for wrong, says in (([5] * 12, "found 10 times token 5"), ([1, 2, 3], "found 3"),
+                        ([1, 2] * 5 + [64], "expected 0 to 63, found 64"),
+                        ([1, 2] * 5 + [-1], "expected 0 to 63, found -1")):
+        write_tensors(text / "ids.safetensors", {"input_ids": (
+            "I64", [1, len(wrong)], struct.pack(f"<{len(wrong)}q", *wrong))})
+        run("quantize", dense, here, *gptq, "--calibration", text / "ids.safetensors", code=1,
+            says=says)
     assert not here.exists()
     made = as_json("quantize", dense, here, *gptq, "--calibration", ids, "--samples", "1")
     groups = made["calibration"]["groups"]
@@ -123,6 +196,47 @@ with tempfile.TemporaryDirectory() as name:
     run("plan", broken, code=2, says="no model of this build has the model_type 'unheard'")
     (broken / "config.json").write_text("{\n,}")
     run("plan", broken, code=2, says="config.json: line 2")
+
+    # A header that is padded with zeros, and its repair.
+    padded = temporary / "padded"
+    shutil.copytree(dense, padded)
+    tensors = read_tensors(dense / "model.safetensors")
+    write_tensors(padded / "model.safetensors", tensors, b"\0" * 13)
+    run("plan", padded, code=2, says="the header is padded with 0x00: expected spaces; repair the "
+                                     "file with `graft convert --repair`")
+    run("convert", padded, temporary / "repaired", "--repair", out="repaired 1 files")
+    assert read_tensors(temporary / "repaired/model.safetensors") == tensors
+    run("verify", temporary / "repaired")
+    assert as_json("convert", padded, temporary / "repaired", "--repair",
+                   "--overwrite")["repaired"] == 1
+    run("convert", dense, temporary / "x", "--repair", code=1,
+        says="there is nothing to repair: expected a header that is padded with zeros")
+    run("convert", padded, temporary / "x", code=1, says="--to or --repair is required")
+    run("convert", padded, temporary / "x", "--repair", "--to", "y", code=1)
+    write_tensors(padded / "model.safetensors", {"a": ("F32", [2], b"1234")}, b"\0")
+    run("convert", padded, temporary / "repaired", "--repair", "--overwrite", code=2,
+        says="tensor 'a': the data range does not fit the shape")
+
+    # A weight that is not finite stops the job, and no output is there.
+    poisoned = temporary / "poisoned"
+    shutil.copytree(dense, poisoned)
+    up = "model.layers.1.mlp.up_proj"
+    dtype, shape, values = tensors[up + ".weight"]
+    values = values[:20] + struct.pack("<e", float("nan")) + values[22:]
+    write_tensors(poisoned / "model.safetensors",
+                  tensors | {up + ".weight": (dtype, shape, values)})
+    run("quantize", poisoned, temporary / "none", "--method", "bitsandbytes", code=2,
+        says=(up, "NaN or infinity"))
+    assert not (temporary / "none").exists()
+
+    # Names that a shell or a printer could trip over.
+    for odd in ("a b'\"", "-rf", os.fsdecode(b"caf\xe9")):
+        shutil.copytree(dense, temporary / odd)
+        run("plan", "--", odd, folder=temporary)
+        made = as_json("quantize", "--method", "bitsandbytes", "--json", "--", odd, odd + ".out",
+                       folder=temporary)
+        assert made["output"] == odd + ".out", made
+        run("verify", "--", odd + ".out", folder=temporary)
 
     # 3: plugins and the registry
     config = json.loads((dense / "config.json").read_text())
@@ -163,6 +277,11 @@ with tempfile.TemporaryDirectory() as name:
         says="its init failed (a defect): 'no operators today'")
     kept = as_json("plugins", "test", good, "--rule", "unknown interfaces")
     assert kept == [{"rule": "unknown interfaces and methods get nothing", "kept": True}], kept
+    environment["GRAFT_TEST_FAULT"] = "constructor print"
+    kept = as_json("plugins", "test", plugins / "rulebreaker/libgraft_rulebreaker.so", "--rule",
+                   "it is loaded", says="good morning")
+    assert [row["kept"] for row in kept] == [True], kept
+    environment.pop("GRAFT_TEST_FAULT")
     run("plugins", "test", good, "--rule", "nonsense", code=1, says="no rule starts with 'nonsense'")
     run("plugins", "test", plugins / "no_stamp/libgraft_test_no_stamp.so", code=3,
         says="no graft stamp")
@@ -224,6 +343,56 @@ with tempfile.TemporaryDirectory() as name:
     assert quantized["quantized"] == 7 and quantized["output"] == str(temporary / "out")
     for line in run(*target).stderr.splitlines():
         assert "\x1b" not in line and "\r" not in line, line
+    # Only a terminal that can gets a bar, and no variable that asks for plain lines is set.
+    nf4_again = ["quantize", dense, temporary / "out", "--method", "bitsandbytes", "--overwrite"]
+    assert "\x1b[K" in on_terminal(*nf4_again, TERM="xterm")
+    for plain in ({"TERM": "dumb"}, {"NO_COLOR": "1"}, {"CI": "1"}):
+        lines = on_terminal(*nf4_again, **{"TERM": "xterm", **plain})
+        assert "saving" in lines and "\x1b" not in lines and "\r" not in lines, ascii(lines)
+
+    # The same bytes whatever the number of threads.
+    for method in (["--quant-type", "nf4", "--double-quant"], ["--quant-type", "int8"]):
+        written = []
+        for threads in (1, 3):
+            run(*nf4_again, *method, "--threads", threads)
+            written.append((temporary / "out/model.safetensors").read_bytes())
+        assert written[0] == written[1]
+
+    # Whoever reads the output goes away: `graft plan | head`.
+    for arguments, stream in ((["plan", dense, "--method", "bitsandbytes"], "stdout"),
+                              (["-v", *nf4_again], "stderr")):
+        ends = os.pipe()
+        os.close(ends[0])
+        other = "stderr" if stream == "stdout" else "stdout"
+        process = subprocess.Popen([graft, *map(str, arguments)], env=environment,
+                                   **{stream: ends[1], other: subprocess.PIPE})
+        os.close(ends[1])
+        said = b"".join(text for text in process.communicate() if text)
+        assert process.returncode == -signal.SIGPIPE and not said, (process.returncode, said)
+        checks += 1
+    assert (temporary / "out/model.safetensors").read_bytes() == written[1]
+    run(*nf4_again)
+
+    # A plugin that does not return: the first interrupt waits for it, the second ends the program.
+    marker = temporary / "reached"
+    process = subprocess.Popen(
+        [graft, "quantize", dense, temporary / "never", "--plugin-path", plugins / "faulty",
+         "--method", "faulty8", "--fault", "hang", "--where", f"quantize {path}"],
+        env={**environment, "GRAFT_TEST_MARKER": str(marker)}, stderr=subprocess.PIPE)
+    while not marker.exists():
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(0.5)
+        raise AssertionError(f"ended with {process.returncode}: {process.stderr.read()}")
+    except subprocess.TimeoutExpired:
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    process.stderr.close()
+    assert not [entry for entry in temporary.iterdir() if "never" in entry.name]
+    checks += 1
+
     # text of a file cannot act on the terminal, wherever it turns up
     hostile = temporary / "hostile"
     shutil.copytree(golden / "vectors/tiny_llama_gptq4_v1", hostile)

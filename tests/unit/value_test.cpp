@@ -27,8 +27,11 @@ TEST_CASE("a null member reads as its default") {
 
 TEST_CASE("a member of the wrong type is named with both types") {
   const Value value = parse_json(R"({"bits": "4"})");
-  CHECK_THROWS_WITH_AS(value.get_int("bits", 4),
-                       "field 'bits': wrong type: expected integer, found string", Error);
+  CHECK_THROWS_WITH_AS(
+      value.get_int("bits", 4),
+      "field 'bits': wrong type: expected integer, found string; correct it there, "
+      "or get the file from its source again",
+      Error);
 }
 
 TEST_CASE("bad JSON is refused with line and column") {

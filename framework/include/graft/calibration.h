@@ -38,7 +38,7 @@ struct CalibrationSize {
 
 /// Token ids [B, T] int64 of windows spread evenly over `text`, each between the special tokens
 /// that the tokenizer puts around a text; T = size.length, those included, or all of a text that is
-/// shorter. Throws Error(usage) for a text of fewer than two tokens.
+/// shorter. Throws Error(usage) for fewer than eight tokens, one token alone, and no text.
 GRAFT_API at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                                      const CalibrationSize& size);
 

@@ -3,6 +3,11 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
 #include "../good/row_linear.h"
 
 namespace graft::test::faulty {
@@ -15,6 +20,14 @@ class FaultyQuantizer : public RowQuantizer {
   QuantConfigPtr parse(const Value& settings) const override {
     go_wrong(settings, "parse");
     return RowQuantizer::parse(settings);
+  }
+
+  std::vector<OptionSpec> options() const override {
+    auto out = RowQuantizer::options();
+    for (const std::string name : {"fault", "where"})
+      out.push_back(
+          {name, "--" + name, OptionSpec::Type::text, std::string(), "For tests", {}, {}});
+    return out;
   }
 
   Support supports(const ModuleSpec& spec, const QuantConfig& config) const override {
@@ -69,6 +82,10 @@ class FaultyQuantizer : public RowQuantizer {
     if (fault == "torch") TORCH_CHECK(false, "the tensor tripped");
     if (fault == "memory") throw std::bad_alloc();
     if (fault == "odd") throw 42;
+    if (fault == "hang") {
+      if (const char* marker = std::getenv("GRAFT_TEST_MARKER")) std::ofstream(marker) << "here";
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
   }
 };
 

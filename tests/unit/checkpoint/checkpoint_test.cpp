@@ -37,6 +37,7 @@ struct Folder : TemporaryFolder {
 std::string refused_at(const fs::path& folder, ErrorKind kind = ErrorKind::model) {
   const auto error = test::thrown_by([&] { Checkpoint::open(folder); });
   CHECK(error.kind() == kind);
+  CHECK(contains(error.what(), "; "));  // behind it stands what to do
   return error.what();
 }
 
@@ -62,7 +63,7 @@ TEST_CASE("two shards and their index are one checkpoint, in natural order") {
   CHECK(contains(test::message_of([&] { checkpoint.at("aa"); }), "the nearest names are 'a'"));
 }
 
-TEST_CASE("all shards that are missing are listed") {  // 22
+TEST_CASE("all shards that are missing are listed") {
   const auto text = refused({{"s1.safetensors", kA},
                              {kIndex, index("\"a\":\"s1.safetensors\",\"b\":\"s2.safetensors\","
                                             "\"c\":\"s10.safetensors\"")}});
@@ -71,7 +72,7 @@ TEST_CASE("all shards that are missing are listed") {  // 22
                  "but 's2.safetensors', 's10.safetensors'; download them"));
 }
 
-TEST_CASE("an index may name files beside it only") {  // 23
+TEST_CASE("an index may name files beside it only") {
   for (const std::string shard : {"/etc/passwd", "../x.safetensors", "a/b.safetensors", "..", "",
                                   "a\\\\b.safetensors", "a\\u0000b"}) {
     CAPTURE(shard);
@@ -82,7 +83,7 @@ TEST_CASE("an index may name files beside it only") {  // 23
   }
 }
 
-TEST_CASE("a tensor in two shards is refused, naming both") {  // 24
+TEST_CASE("a tensor in two shards is refused, naming both") {
   const auto text = refused(
       {{"s1.safetensors", kA},
        {"s2.safetensors",
@@ -93,7 +94,7 @@ TEST_CASE("a tensor in two shards is refused, naming both") {  // 24
                  "'s2.safetensors'"));
 }
 
-TEST_CASE("an index that does not fit its shards is refused: the real headers count") {  // 25
+TEST_CASE("an index that does not fit its shards is refused: the real headers count") {
   CHECK(contains(
       refused({{"s.safetensors",
                 safetensors(
@@ -140,14 +141,19 @@ TEST_CASE("metadata of an index is passed over, whatever it holds") {
   CHECK(Checkpoint::open(plain.path()).tensors().size() == 1);
 }
 
-TEST_CASE("a shard that links to itself is refused with the system's words") {  // 26
+TEST_CASE("a shard that links to itself is refused with the system's words") {
   const Folder folder({});
   fs::create_symlink("model.safetensors", folder.path() / "model.safetensors");
   CHECK(contains(refused_at(folder.path()),
                  "cannot open the file: Too many levels of symbolic links"));
+  const Folder loop({});
+  fs::create_symlink("other", loop.path() / "model.safetensors");
+  fs::create_symlink("model.safetensors", loop.path() / "other");
+  CHECK(contains(refused_at(loop.path()),
+                 "model.safetensors: cannot open the file: Too many levels of symbolic links"));
 }
 
-TEST_CASE("a shard that is no regular file is refused without waiting for it") {  // 27
+TEST_CASE("a shard that is no regular file is refused without waiting for it") {
   const auto why = [](auto make) {
     const Folder folder({});
     make(folder.path() / "model.safetensors");
@@ -161,9 +167,18 @@ TEST_CASE("a shard that is no regular file is refused without waiting for it") {
                  "found a device"));
   CHECK(contains(why([](const fs::path& p) { fs::create_symlink("/dev/null", p); }),
                  "found a device"));
+  // Standard input is a pipe that nobody writes to while this is tried.
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const int stdin_before = ::dup(STDIN_FILENO);
+  ::dup2(ends[0], STDIN_FILENO);
+  CHECK(contains(why([](const fs::path& p) { fs::create_symlink("/dev/stdin", p); }),
+                 "found a pipe"));
+  ::dup2(stdin_before, STDIN_FILENO);
+  for (const int fd : {ends[0], ends[1], stdin_before}) ::close(fd);
 }
 
-TEST_CASE("a file that is cut or changed after it was opened is an error, not a signal") {  // 28
+TEST_CASE("a file that is cut or changed after it was opened is an error, not a signal") {
   const TemporaryFolder folder;
   const auto file = folder.write(
       "m.safetensors", safetensors("{" + entry("a", "[25000]", "[0,100000]") + "}", 100'000));
@@ -178,9 +193,12 @@ TEST_CASE("a file that is cut or changed after it was opened is an error, not a 
                      "; start again when nothing writes to it"));
   CHECK(contains(test::message_of([&] { checkpoint.read(checkpoint.at("a"), out.data()); }),
                  "tensor 'a': "));
+  fs::resize_file(file, size);
+  CHECK(contains(test::message_of([&] { checkpoint.read(checkpoint.at("a"), out.data()); }),
+                 "found " + std::to_string(size) + " with a new modification time"));
 }
 
-TEST_CASE("a file that is replaced leaves the open one readable, and fingerprints tell") {  // 29
+TEST_CASE("a file that is replaced leaves the open one readable, and fingerprints tell") {
   const TemporaryFolder folder;
   const auto file = folder.write("m.safetensors", kA);
   const auto before = Checkpoint::open_file(file);
@@ -193,10 +211,11 @@ TEST_CASE("a file that is replaced leaves the open one readable, and fingerprint
   CHECK(Checkpoint::open_file(file).fingerprint() == Checkpoint::open_file(file).fingerprint());
 }
 
-TEST_CASE("a folder of pickles is refused with the way to convert it") {  // 30
+TEST_CASE("a folder of pickles is refused with the way to convert it") {
   CHECK(contains(refused({{"pytorch_model.bin", "x"}}),
                  "pickle is not read, because reading it can run code: expected model.safetensors, "
                  "found 'pytorch_model.bin'; convert with Transformers"));
+  CHECK(contains(refused({{"model.pt", "x"}}), "found 'model.pt'; convert with Transformers"));
   CHECK(contains(refused({{"model.gguf", "x"}}), "`graft import`"));
 }
 
@@ -220,7 +239,7 @@ TEST_CASE("what files mean is never guessed") {
   CHECK(Checkpoint::open(only.path()).tensors().size() == 1);
 }
 
-TEST_CASE("config.json must be there and be a sound JSON object") {  // 35
+TEST_CASE("config.json must be there and be a sound JSON object") {
   const auto with_config = [](std::string_view text) {
     const Folder folder({{"model.safetensors", kA}});
     folder.write("config.json", text);
@@ -233,6 +252,7 @@ TEST_CASE("config.json must be there and be a sound JSON object") {  // 35
   CHECK(contains(with_config("\xEF\xBB\xBF{}"), "config.json"));
   CHECK(contains(with_config(""), "config.json"));
   CHECK(contains(with_config("{\"a\":1,\"a\":2}"), "'a'"));
+  CHECK(contains(with_config(std::string(100'000, '[')), "nested deeper than 64 levels"));
   CHECK(contains(
       with_config(std::string(10 << 20, ' ')),
       "config.json: the file is too large: expected at most 8388608 bytes, found 10485760"));
@@ -243,7 +263,7 @@ TEST_CASE("config.json must be there and be a sound JSON object") {  // 35
                  "cannot read the folder: No such file or directory"));
 }
 
-TEST_CASE("file names with spaces, quotes and bytes that are no UTF-8 work") {  // 101
+TEST_CASE("file names with spaces, quotes and bytes that are no UTF-8 work") {
   const TemporaryFolder folder;
   const auto odd = folder.path() / "a b'\"\xff-";
   fs::create_directory(odd);

@@ -126,7 +126,7 @@ TEST_CASE("without commit nothing is left, whatever was written") {
   CHECK(names_in(temporary.path()).empty());
 }
 
-TEST_CASE("an output that is not empty is refused unless it is to be overwritten") {  // 87
+TEST_CASE("an output that is not empty is refused unless it is to be overwritten") {
   const TemporaryFolder temporary;
   const auto out = temporary.path() / "out";
   write_model(out, '1');
@@ -163,7 +163,7 @@ TEST_CASE("an empty folder is taken, a folder of something else is never overwri
   CHECK(contains(refused(ErrorKind::usage, ""), "the output folder needs a name"));
 }
 
-TEST_CASE("output and input may not lie in each other, whatever links lead there") {  // 88
+TEST_CASE("output and input may not lie in each other, whatever links lead there") {
   const TemporaryFolder temporary;
   const auto in = temporary.path() / "in";
   write_model(in, '1');
@@ -181,13 +181,20 @@ TEST_CASE("output and input may not lie in each other, whatever links lead there
   CHECK(names_in(temporary.path()) == Names{"in", "link"});
 }
 
-TEST_CASE("a name that the file system does not take is refused at once") {  // 89
+TEST_CASE("a name that the file system does not take is refused at once") {
   const TemporaryFolder temporary;
   const auto text = refused(ErrorKind::resource, temporary.path() / std::string(300, 'n'));
   CHECK(contains(text, "File name too long; choose a shorter name"));
 }
 
-TEST_CASE("a folder without permission to write is refused at once") {  // 89
+TEST_CASE("a file system that takes no new files is refused at once") {
+  CHECK(
+      contains(refused(ErrorKind::resource, "/proc/out"),
+               "/proc/.out.graft-lock: cannot create the lock file: No such file or directory; it "
+               "is gone, or takes no new files: choose an output folder on a disk"));
+}
+
+TEST_CASE("a folder without permission to write is refused at once") {
   const TemporaryFolder temporary;
   const auto closed = temporary.path() / "closed";
   fs::create_directory(closed);
@@ -215,7 +222,7 @@ TEST_CASE("a folder without permission to write is refused at once") {  // 89
   ::chmod(closed.c_str(), 0755);
 }
 
-TEST_CASE("a full disk is an error of resources that leaves what was there") {  // 90
+TEST_CASE("a full disk is an error of resources that leaves what was there") {
   const TemporaryFolder temporary;
   const auto out = temporary.path() / "out";
   write_model(out, '1');
@@ -247,7 +254,7 @@ TEST_CASE("a full disk is an error of resources that leaves what was there") {  
   CHECK(names_in(temporary.path()) == Names{"out"});
 }
 
-TEST_CASE("a killed writer leaves no final name, and the next one cleans up") {  // 91
+TEST_CASE("a killed writer leaves no final name, and the next one cleans up") {
   const TemporaryFolder temporary;
   const auto out = temporary.path() / "out";
   const pid_t child = ::fork();
@@ -267,7 +274,7 @@ TEST_CASE("a killed writer leaves no final name, and the next one cleans up") { 
   CHECK(names_in(temporary.path()) == Names{"out"});
 }
 
-TEST_CASE("a writer killed between its two renames is undone by the next one") {  // 91
+TEST_CASE("a writer killed between its two renames is undone by the next one") {
   const TemporaryFolder temporary;
   const auto out = temporary.path() / "out";
   write_model(out, '1');
@@ -278,7 +285,7 @@ TEST_CASE("a writer killed between its two renames is undone by the next one") {
   CHECK(names_in(temporary.path()) == Names{"out"});
 }
 
-TEST_CASE("two writers of one output: the second is told who the first is") {  // 96
+TEST_CASE("two writers of one output: the second is told who the first is") {
   const TemporaryFolder temporary;
   const FolderWriter first(temporary.path() / "out", {});
   const auto text = refused(ErrorKind::resource, temporary.path() / "out");

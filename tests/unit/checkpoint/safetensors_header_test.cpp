@@ -1,6 +1,4 @@
-// The numbers in comments are those of the list of bad inputs that this project keeps.
-
-#include <unistd.h>
+#include <ctime>
 
 #include "graft/checkpoint.h"
 #include "graft/error.h"
@@ -22,6 +20,7 @@ std::string refused(std::string_view content, const OpenOptions& options = {}) {
   const auto error = test::thrown_by([&] { Checkpoint::open_file(file, options); });
   CHECK(error.kind() == ErrorKind::model);
   CHECK(contains(error.what(), "model.safetensors: "));
+  CHECK(contains(error.what(), "; "));  // behind it stands what to do
   return error.what();
 }
 
@@ -38,12 +37,12 @@ std::string with_length(std::uint64_t length, std::string_view rest) {
 
 }  // namespace
 
-TEST_CASE("a file that is too short for a length is refused") {  // 1, 2
+TEST_CASE("a file that is too short for a length is refused") {
   CHECK(contains(refused(""), "expected at least 8 bytes, found 0"));
   CHECK(contains(refused("1234567"), "expected at least 8 bytes, found 7"));
 }
 
-TEST_CASE("a header longer than the file is refused without being allocated") {  // 3
+TEST_CASE("a header longer than the file is refused without being allocated") {
   CHECK(contains(refused(with_length(std::uint64_t{1} << 63, "{}")),
                  "the header is longer than the file: expected at most 2 bytes, found "
                  "9223372036854775808"));
@@ -51,7 +50,7 @@ TEST_CASE("a header longer than the file is refused without being allocated") { 
   CHECK(contains(refused(with_length(~std::uint64_t{0}, "{}")), "download it again"));
 }
 
-TEST_CASE("a header longer than the format's limit is refused by the limit") {  // 4
+TEST_CASE("a header longer than the format's limit is refused by the limit") {
   const test::TemporaryFolder folder;
   const auto file = folder.write("model.safetensors", with_length(100'000'001, "{}"));
   std::filesystem::resize_file(file, 200'000'000);  // a hole: no byte of it is written
@@ -59,14 +58,14 @@ TEST_CASE("a header longer than the format's limit is refused by the limit") {  
                  "the header is too long: expected at most 100000000 bytes, found 100000001"));
 }
 
-TEST_CASE("a header that does not start as JSON is refused with its first byte") {  // 5
+TEST_CASE("a header that does not start as JSON is refused with its first byte") {
   CHECK(contains(refused(safetensors("[]")), "does not start as JSON: expected '{', found '['"));
   CHECK(contains(refused(safetensors(" {}")), "found ' '"));
   CHECK(contains(refused(safetensors("\x1b{}")), "found '\\x1b'"));
   CHECK(contains(refused(safetensors("")), "expected '{', found nothing"));
 }
 
-TEST_CASE("a header padded with zeros is refused with the way to repair it") {  // 6
+TEST_CASE("a header padded with zeros is refused with the way to repair it") {
   CHECK(contains(refused(safetensors(std::string("{}") + std::string(6, '\0'))),
                  "the header is padded with 0x00: expected spaces; repair the file with `graft "
                  "convert --repair`"));
@@ -74,12 +73,14 @@ TEST_CASE("a header padded with zeros is refused with the way to repair it") {  
   CHECK(opened(safetensors("{}      ")).tensors().empty());
 }
 
-TEST_CASE("invalid UTF-8 in a name is refused") {  // 7
-  CHECK(contains(refused(safetensors("{" + entry("a\xff", "[]", "[0,4]") + "}", 4)),
-                 "not valid JSON"));
+TEST_CASE("invalid UTF-8 in a name is refused") {
+  CHECK(contains(
+      refused(safetensors("{" + entry("a\xff", "[]", "[0,4]") + "}", 4)),
+      "model.safetensors: not valid JSON ('parse error at line 1, column 4: syntax error while "
+      "parsing object key - invalid string: ill-formed UTF-8 byte"));
 }
 
-TEST_CASE("deep nesting is refused where it starts and takes no stack") {  // 8
+TEST_CASE("deep nesting is refused where it starts and takes no stack") {
   const std::string deep(100'000, '[');
   CHECK(contains(refused(safetensors("{\"a\":" + deep + "}")),
                  "tensor 'a': wrong value: expected an object with dtype, shape and data_offsets, "
@@ -90,7 +91,7 @@ TEST_CASE("deep nesting is refused where it starts and takes no stack") {  // 8
   CHECK(contains(refused(safetensors("{" + entry("a", deep, "[0,4]") + "}", 4)), "wrong shape"));
 }
 
-TEST_CASE("a tensor or field that occurs twice is refused") {  // 9
+TEST_CASE("a tensor or field that occurs twice is refused") {
   CHECK(contains(refused(safetensors(
                      "{" + entry("a", "[]", "[0,4]") + "," + entry("a", "[]", "[4,8]") + "}", 8)),
                  "tensor 'a': the tensor occurs twice in the header"));
@@ -101,19 +102,20 @@ TEST_CASE("a tensor or field that occurs twice is refused") {  // 9
   CHECK(contains(refused(safetensors(R"({"__metadata__":{},"__metadata__":{}})")), "occurs twice"));
 }
 
-TEST_CASE("a range that ends before it begins is refused") {  // 10
+TEST_CASE("a range that ends before it begins is refused") {
   CHECK(contains(refused(safetensors("{" + entry("a", "[1]", "[8,4]") + "}", 8)),
-                 "tensor 'a': the data range ends before it begins: found [8, 4]"));
+                 "tensor 'a': the data range ends before it begins: expected [begin, end] with "
+                 "begin <= end, found [8, 4]"));
 }
 
-TEST_CASE("overlapping ranges are refused, naming both tensors") {  // 11
+TEST_CASE("overlapping ranges are refused, naming both tensors") {
   CHECK(contains(
       refused(safetensors(
           "{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[2]", "[4,12]") + "}", 12)),
       "tensor 'b': the data overlaps that of tensor 'a': expected a range from 8, found 4"));
 }
 
-TEST_CASE("holes and bytes behind the last tensor are refused") {  // 12
+TEST_CASE("holes and bytes behind the last tensor are refused") {
   CHECK(
       contains(refused(safetensors(
                    "{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[8,12]") + "}", 12)),
@@ -122,13 +124,13 @@ TEST_CASE("holes and bytes behind the last tensor are refused") {  // 12
                  "there are bytes after the last tensor: expected 4 bytes of data, found 5"));
 }
 
-TEST_CASE("a file that was cut short says how much it needs") {  // 13
+TEST_CASE("a file that was cut short says how much it needs") {
   CHECK(contains(refused(safetensors("{" + entry("a", "[25]", "[0,100]") + "}", 99)),
                  "the file is cut short: expected 100 bytes of data, found 99; the file is damaged "
                  "or incomplete: download it again"));
 }
 
-TEST_CASE("a shape whose product overflows is refused, even to zero") {  // 14
+TEST_CASE("a shape whose product overflows is refused, even to zero") {
   CHECK(contains(refused(safetensors("{" + entry("a", "[4294967296,4294967296]", "[0,0]") + "}")),
                  "tensor 'a': the tensor is too large: expected less than 2^63 bytes, found F32 "
                  "[4294967296, 4294967296]"));
@@ -138,7 +140,7 @@ TEST_CASE("a shape whose product overflows is refused, even to zero") {  // 14
       "the tensor is too large"));
 }
 
-TEST_CASE("dimensions that are no whole numbers are refused") {  // 15
+TEST_CASE("dimensions that are no whole numbers are refused") {
   for (const std::string dimension : {"-1", "1.5", "1e400", "-0", "1e2", "18446744073709551615",
                                       "9223372036854775808", "true", "null", "\"4\""}) {
     CAPTURE(dimension);
@@ -165,50 +167,59 @@ TEST_CASE("offsets that are no whole numbers or no pair are refused") {
                  "ends before it begins"));
 }
 
-TEST_CASE("a range that does not fit dtype and shape is refused with both") {  // 16
+TEST_CASE("a range that does not fit dtype and shape is refused with both") {
   CHECK(contains(refused(safetensors("{" + entry("a", "[4,4]", "[0,60]") + "}", 60)),
                  "tensor 'a': the data range does not fit the shape: expected 64 bytes for F32 "
                  "[4, 4], found 60"));
 }
 
-TEST_CASE("an unknown dtype is refused with those that are known") {  // 17
+TEST_CASE("an unknown dtype is refused with those that are known") {
   const auto text = refused(safetensors("{" + entry("a", "[1]", "[0,4]", "F6_X") + "}", 4));
   CHECK(contains(text, "tensor 'a': unsupported dtype: expected one of BOOL, U8,"));
   CHECK(contains(text, "found 'F6_X'"));
 }
 
-TEST_CASE("a dimension of zero is an empty tensor") {  // 18
+TEST_CASE("a dimension of zero is an empty tensor") {
   const auto checkpoint = opened(
       safetensors("{" + entry("a", "[0,7]", "[0,0]") + "," + entry("b", "[1]", "[0,4]") + "}", 4));
   CHECK(checkpoint.at("a").bytes == 0);
   CHECK(checkpoint.at("a").shape == std::vector<std::int64_t>{0, 7});
 }
 
-TEST_CASE("more dimensions than LibTorch can handle are refused") {  // 19
+TEST_CASE("more dimensions than LibTorch can handle are refused") {
   std::string shape = "[1";
   for (int i = 1; i < 200; ++i) shape += ",1";
   CHECK(contains(refused(safetensors("{" + entry("a", shape + "]", "[0,4]") + "}", 4)),
-                 "tensor 'a': "));
+                 "tensor 'a': the shape has too many dimensions: expected at most 64, found more"));
   std::string fits = "[1";
   for (int i = 1; i < 64; ++i) fits += ",1";
   CHECK(opened(safetensors("{" + entry("a", fits + "]", "[0,4]") + "}", 4)).at("a").shape.size() ==
         64);
 }
 
-TEST_CASE("a million tensors are read, and the limit can be set") {  // 20
-  std::string header = "{";
-  constexpr int kCount = 300'000;
-  for (int i = 0; i < kCount; ++i)
-    header += (i ? "," : "") + entry(std::to_string(i), "[0]", "[0,0]", "U8");
-  header += "}";
-  CHECK(opened(safetensors(header)).tensors().size() == kCount);
+TEST_CASE("a million tensors are read, and the limit can be set") {
+  const auto header_of = [](int count) {
+    std::string header = "{";
+    for (int i = 0; i < count; ++i)
+      header += (i ? "," : "") + entry(std::to_string(i), "[0]", "[0,0]", "U8");
+    return header + "}";
+  };
+  const auto seconds = [&](int count) {
+    const std::string file = safetensors(header_of(count));
+    const std::clock_t start = std::clock();
+    CHECK(opened(file).tensors().size() == static_cast<std::size_t>(count));
+    return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+  };
+  // Of the processor, so that a busy machine does not count: 16 times as long would be quadratic.
+  CHECK(seconds(1'000'000) < 10 * seconds(250'000));
+  const std::string header = header_of(2000);
   OpenOptions few;
   few.max_tensors = 1000;
   CHECK(contains(refused(safetensors(header), few),
                  "the header lists too many tensors: expected at most 1000"));
 }
 
-TEST_CASE("a tensor's name is opaque text, escaped in messages and never a path") {  // 21
+TEST_CASE("a tensor's name is opaque text, escaped in messages and never a path") {
   const auto checkpoint =
       opened(safetensors("{" + entry("../../x", "[1]", "[0,4]") + "," +
                              entry("\\u001b[31m\\n\\u0000", "[1]", "[4,8]") + "}",
@@ -217,9 +228,11 @@ TEST_CASE("a tensor's name is opaque text, escaped in messages and never a path"
   CHECK(checkpoint.find(std::string_view("\x1b[31m\n\0", 7)) != nullptr);
   CHECK(contains(refused(safetensors("{" + entry("\\u001b[31m", "[1]", "[0,8]") + "}", 8)),
                  "tensor '\\x1b[31m': "));
+  CHECK(contains(refused(safetensors("{" + entry("../x\\n\\u0000", "[1]", "[0,8]") + "}", 8)),
+                 "tensor '../x\\x0a\\x00': "));
 }
 
-TEST_CASE("what is no safetensors file is recognised") {  // 30, 31, 32
+TEST_CASE("what is no safetensors file is recognised") {
   CHECK(contains(
       refused("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"),
       "this is a Git LFS pointer, not the weights; fetch the weights with `git lfs pull`"));
@@ -229,7 +242,7 @@ TEST_CASE("what is no safetensors file is recognised") {  // 30, 31, 32
   CHECK(contains(refused(std::string("GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0", 16)), "`graft import`"));
 }
 
-TEST_CASE("data that lies unaligned is read") {  // 33
+TEST_CASE("data that lies unaligned is read") {
   const test::TemporaryFolder folder;
   const auto file = folder.write(
       "model.safetensors",

@@ -91,6 +91,30 @@ TEST_CASE("AutoGPTQ's zero points of all ones mean one more than a field holds")
   CHECK(zeros == std::vector<std::uint16_t>{3, 16, 16, 16, 16, 16, 16, 16});
 }
 
+TEST_CASE(
+    "codes that cross words, and a last word that is not full, are read as one stream of bits") {
+  std::mt19937 random(9);
+  for (const int bits : {2, 3, 4, 8})
+    for (const std::int64_t outputs : {1, 10, 11, 21, 22, 33, 37}) {
+      CAPTURE(bits);
+      CAPTURE(outputs);
+      Words words(static_cast<std::size_t>(words_for(outputs, bits)));
+      for (auto& word : words) word = static_cast<std::uint32_t>(random());
+      std::vector<std::uint16_t> expected, found(static_cast<std::size_t>(outputs));
+      for (std::int64_t n = 0; n < outputs; ++n) {
+        unsigned code = 0;
+        for (int b = 0; b < bits; ++b) {
+          const auto at = static_cast<std::size_t>(n * bits + b);
+          code |= (words[at / 32] >> (at % 32) & 1U) << b;
+        }
+        CHECK(field(words.data(), 1, n, bits) == code);
+        expected.push_back(static_cast<std::uint16_t>(code));
+      }
+      decode_zeros(words.data(), outputs, bits, ZeroRule::plain, found.data());
+      CHECK(found == expected);
+    }
+}
+
 TEST_CASE("dequantized weights are those of GPTQModel, in natural and in activation order") {
   for (const int bits : {2, 3, 4, 8}) {
     const auto file = golden(bits);

@@ -38,6 +38,7 @@ void refused(const std::string& golden, const EditedFolder::Edit& edit,
   const std::string text = host.refusal(folder);
   MESSAGE(text);
   for (const auto& word : words) CHECK_MESSAGE(contains(text, word), "expected: " << word);
+  CHECK(contains(text, "; "));  // behind it stands what to do
   if (!text.empty()) CHECK(host.kind == kind);
 }
 
@@ -310,12 +311,15 @@ TEST_CASE("a quant_state that cannot be right is refused with its field") {
       ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": ";
   refused(kNf4, with("{\"quant_type\": "), {kUp, "quant_state", "JSON"});
   for (const char* size : {"0", "63", "31", "8192", "-64"})
-    refused(kNf4, with(blob(nested + "0.1, \"blocksize_\": 1").replace(
-                      blob("").find("64,"), 2, size)),
-            {"'blocksize'", "power of two from 32 to 4096", size});
+    refused(kNf4,
+            with(blob(nested + "0.1, \"blocksize_\": 1").replace(blob("").find("64,"), 2, size)),
+            {"plugin org.graft.bnb 0.1.0: " + kUp +
+                 ": tensor 'weight.quant_state.bitsandbytes__nf4': field 'blocksize'",
+             "expected a power of two from 32 to 4096, found " + std::string(size)});
   refused(kNf4, with(blob("")), {"nested_offset", "a number"});
   refused(kNf4, with(blob(nested + "\"x\"")), {"nested_offset"});
   refused(kNf4, with(blob(nested + "NaN")), {kUp, "JSON"});
+  refused(kNf4, with(blob(nested + "1e999")), {kUp, "JSON"});
   refused(kNf4, with(blob(nested + "0.1").replace(blob("").find("[96, 64]"), 8, "[64, 96]")),
           {"'shape'", "[96, 64]", "[64, 96]"});
   refused(kNf4, with(blob(nested + "0.1").replace(blob("").find("nf4"), 3, "fp4")),
@@ -332,9 +336,12 @@ TEST_CASE("companions of a 4-bit weight with wrong sizes or tables are refused")
     });
   };
   refused(kNf4, resize(".weight.absmax", 95), {"'weight.absmax'", "96 elements", "95"});
-  refused(kNf4, resize(".weight.quant_map", 15), {"'weight.quant_map'", "16 elements", "15"});
-  refused(kNf4, resize(".weight.nested_quant_map", 255),
-          {"'weight.nested_quant_map'", "256 elements", "255"});
+  for (const std::int64_t count : {0, 15, 17, 256})
+    refused(kNf4, resize(".weight.quant_map", count),
+            {"'weight.quant_map'", "16 elements", std::to_string(count)});
+  for (const std::int64_t count : {0, 16, 255, 257})
+    refused(kNf4, resize(".weight.nested_quant_map", count),
+            {"'weight.nested_quant_map'", "256 elements", std::to_string(count)});
   refused(kNf4, resize(".weight.nested_absmax", 2), {"'weight.nested_absmax'", "1 elements"});
   refused("vectors/tiny_llama_bnb_fp4", tensors_only([](RawTensors& tensors) {
             const Checkpoint nf4 =

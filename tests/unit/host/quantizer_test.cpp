@@ -133,11 +133,15 @@ TEST_CASE("half-precision weights that overflow are multiplied in float32") {
     const auto config = q.parse(parse_json(R"({"bits": 4, "group_size": 32})"));
     const auto spec = spec_of(64, 16);
     auto tensors = random_tensors(q, spec, *config, at::kHalf);
-    tensors.set("scales", at::full({2, 16}, 30000.0, at::kHalf));
-    const auto module = filled(q, spec, *config, tensors);
-    const auto y = module->forward(at::ones({1, 64}) * 1e-3);
-    CHECK(at::isfinite(y).all().item<bool>());
-    CHECK(y.abs().max().item<double>() > 100);
+    // The second has scales that half precision does not have itself.
+    for (const auto& scales :
+         {at::full({2, 16}, 30000.0, at::kHalf), at::full({2, 16}, 1e6, at::kBFloat16)}) {
+      tensors.set("scales", scales);
+      const auto module = filled(q, spec, *config, tensors);
+      const auto y = module->forward(at::ones({1, 64}) * 1e-3);
+      CHECK(at::isfinite(y).all().item<bool>());
+      CHECK(y.abs().max().item<double>() > 100);
+    }
   }
 }
 
@@ -194,8 +198,11 @@ TEST_CASE("weights of zeros, one constant and dead columns quantize to finite on
   const auto& q = quantizer("bitsandbytes");
   for (const char* settings :
        {kNf4, R"({"load_in_4bit": true, "bnb_4bit_use_double_quant": true})", kInt8})
-    for (const auto& weight : {at::zeros({16, 64}), at::full({16, 64}, 0.25),
-                               at::randn({16, 64}) * at::arange(64).remainder(2)}) {
+    for (const auto& weight :
+         {at::zeros({16, 64}), at::full({16, 64}, 0.25),
+          at::randn({16, 64}) * at::arange(64).remainder(2),                // columns
+          at::randn({16, 64}) * at::arange(16).remainder(2).view({16, 1}),  // rows
+          at::randn({16, 64}).index_fill_(1, at::full({1}, 5, at::kLong), 0.25)}) {
       std::shared_ptr<nn::Block> module;
       quantized(settings, spec_of(64, 16), weight, &module);
       const auto dense = q.dequantize(*module);

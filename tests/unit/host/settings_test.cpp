@@ -22,6 +22,7 @@ void refused(const std::string& golden, const std::string& field, const std::str
   MESSAGE(text);
   REQUIRE_FALSE(text.empty());
   CHECK(host.kind == kind);
+  CHECK(contains(text, "; "));  // behind it stands what to do
   for (const auto& word : words) CHECK_MESSAGE(contains(text, word), "expected: " << word);
 }
 
@@ -45,13 +46,14 @@ std::string all_said(const Plan& plan) {
 TEST_CASE("impossible bits are refused with the possible ones") {
   for (const char* bits : {"5", "0", "-4", "1099511627776", "\"4\"", "4.0", "true"})
     refused(kGptq, "bits", bits, {"config.json", "'bits'", "2, 3, 4 or 8", bits});
-  refused(kAwq, "bits", "8", {"'bits'", "expected 4", "8"});
+  for (const char* bits : {"8", "5", "0", "-4", "1099511627776", "\"4\"", "4.0", "true"})
+    refused(kAwq, "bits", bits, {"config.json", "'bits'", "expected 4", bits});
 }
 
 TEST_CASE("impossible group sizes are refused") {
   for (const char* size : {"0", "-2", "1", "2147483648", "\"128\"", "32.5"})
     for (const auto& golden : {kGptq, kAwq})
-      refused(golden, "group_size", size, {"'group_size'", "-1 (one group)"});
+      refused(golden, "group_size", size, {"config.json", "'group_size'", "-1 (one group)", size});
 }
 
 TEST_CASE("a group larger than a row is one short group") {
@@ -76,7 +78,8 @@ TEST_CASE("a missing sym means true, said aloud") {
 }
 
 TEST_CASE("sym and zero_point that contradict each other are refused in GPTQ, ignored in AWQ") {
-  refused(kGptq, "zero_point", "true", {"'sym'", "zero_point is true"});
+  refused(kGptq, "zero_point", "true",
+          {"'sym'", "expected false, because zero_point is true, found true"});
   loads(kGptq, "zero_point", "false");
   loads(kAwq, "sym", "true");
 }
@@ -124,6 +127,7 @@ TEST_CASE("skip lists that cannot be meant are refused") {
        {std::pair{kGptq, "modules_to_not_convert"}, std::pair{kAwq, "modules_to_not_convert"},
         std::pair{kNf4, "llm_int8_skip_modules"}}) {
     refused(golden, field, "\"lm_head\"", {field, "a list of texts", "\"lm_head\""});
+    refused(golden, field, "\"\"", {field, "a list of texts"});
     refused(golden, field, "[[\"lm_head\"]]", {field, "a list of texts"});
     refused(golden, field, "[\"\"]", {field, "not empty"});
     refused(golden, field, "[1]", {field, "a list of texts"});
@@ -229,7 +233,9 @@ TEST_CASE("two config files that disagree: config.json is used, both are told, s
   CHECK(contains(said, "bits (4 in config.json, 8 in quantize_config.json)"));
   CHECK_FALSE(contains(said, "group_size ("));
   TestHost strict([](HostOptions& options) { options.strict = true; });
-  CHECK(contains(strict.refusal(folder), "disagree"));
+  const auto refusal = strict.refusal(folder);
+  CHECK(contains(refusal, "disagree"));
+  CHECK(contains(refusal, "bits (4 in config.json, 8 in quantize_config.json)"));
 }
 
 TEST_CASE("settings given for a quantized model: the file wins, another method is refused") {

@@ -48,6 +48,20 @@ TEST_CASE("an unresolved symbol is refused with the loader's words and the way t
   CHECK(contains(text, "`ldd -r` on the file lists what it misses"));
 }
 
+TEST_CASE("a library that is not there is named with the way to see more") {
+  const TemporaryFolder folder;
+  std::string file = test::read_file(built("refused"));
+  const std::string needed = "libstdc++.so.6";
+  const auto at = file.find('\0' + needed);
+  REQUIRE(at != std::string::npos);
+  file.replace(at + 1, needed.size(), "libabsent.so.6");
+  const auto reason = find({folder.write("libx.so", file)}).verdicts().at(0).reason;
+  CHECK(contains(reason,
+                 "cannot be loaded: 'libabsent.so.6: cannot open shared object file: No such "
+                 "file or directory'"));
+  CHECK(contains(reason, "`ldd -r` on the file lists what it misses"));
+}
+
 TEST_CASE("a stamp without an entry function is refused") {
   CHECK(contains(reason("no_entry"), "a stamp but no function graft_plugin_entry, expected both"));
 }
@@ -159,7 +173,8 @@ TEST_CASE("folders are searched sorted and not deeper, and an unreadable one is 
   CHECK(contains(plugins.verdicts()[2].reason, "cannot be searched: No such file or directory"));
 }
 
-TEST_CASE("GRAFT_PLUGIN_PATH names folders; what would mean the current directory is passed over") {
+TEST_CASE(
+    "GRAFT_PLUGIN_PATH names folders, and what would mean the current directory is passed over") {
   const TemporaryFolder folder;
   folder.write("x.so", "no");
   const auto here = fs::current_path();

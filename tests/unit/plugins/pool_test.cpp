@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -47,6 +48,18 @@ TEST_CASE("every chunk runs once, however many there are") {
     for_each_chunk(pool(), chunks, [&](std::int64_t i) { ++ran[static_cast<std::size_t>(i)]; });
     for (const auto& count : ran) CHECK(count == 1);
   }
+}
+
+TEST_CASE("two threads work on one job at the same time") {
+  const TwoThreads two;
+  std::atomic<int> inside{0}, met{0};
+  const auto until = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  for_each_chunk(pool(), 2, [&](std::int64_t) {
+    ++inside;
+    while (inside < 2 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    met += inside == 2;
+  });
+  CHECK(met == 2);
 }
 
 TEST_CASE("a job inside a chunk runs there, and LibTorch computes with one thread") {
