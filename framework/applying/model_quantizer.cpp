@@ -48,9 +48,9 @@ struct ModelQuantizer::State {
       throw Error(ErrorKind::usage, step + ": this is another model than the one that was planned")
           .hint("use one ModelQuantizer for each model");
   }
-  bool serves(const c10::Device& device) const {
+  bool serves(const c10::Device& where) const {
     return std::any_of(host->claims.begin(), host->claims.end(), [&](const auto& claim) {
-      return claim.method == method.name && claim.device == word_of(device);
+      return claim.method == method.name && claim.device == word_of(where);
     });
   }
 };
