@@ -1,6 +1,7 @@
 #include "cli/program.h"
 
 #include <ATen/Parallel.h>
+#include <unicode/utf8.h>
 
 #include <charconv>
 #include <cstdio>
@@ -16,42 +17,22 @@ namespace graft::cli {
 namespace fs = std::filesystem;
 namespace {
 
-/// Bytes of the character that starts `text`; 0 where that is no UTF-8.
-std::size_t character_size(std::string_view text) {
-  const auto byte = [&](std::size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
-  };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) return 1;
-  const std::size_t size = lead < 0xC2   ? 0
-                           : lead < 0xE0 ? 2
-                           : lead < 0xF0 ? 3
-                           : lead < 0xF5 ? 4
-                                         : 0;
-  for (std::size_t i = 1; i < size; ++i)
-    if (byte(i) >> 6 != 2) return 0;
-  // Too long a form, half a surrogate pair, beyond Unicode.
-  const bool good = lead == 0xE0   ? byte(1) >= 0xA0
-                    : lead == 0xED ? byte(1) < 0xA0
-                    : lead == 0xF0 ? byte(1) >= 0x90
-                    : lead == 0xF4 ? byte(1) < 0x90
-                                   : true;
-  return good ? size : 0;
-}
-
 /// JSON is UTF-8 and names of files need not be: a byte that is none is written as Python's
 /// os.fsdecode reads it, so that os.fsencode gives it back.
 std::string with_bytes_escaped(const std::string& json) {
   std::string out;
   for (std::size_t i = 0; i < json.size();) {
-    if (const std::size_t size = character_size(std::string_view(json).substr(i))) {
-      out.append(json, i, size);
-      i += size;
+    const std::size_t begin = i;
+    UChar32 character;
+    U8_NEXT(json.data(), i, json.size(), character);
+    if (character >= 0) {
+      out.append(json, begin, i - begin);
       continue;
     }
     char escape[8];
-    std::snprintf(escape, sizeof(escape), "\\udc%02x", static_cast<unsigned char>(json[i++]));
+    std::snprintf(escape, sizeof(escape), "\\udc%02x", static_cast<unsigned char>(json[begin]));
     out += escape;
+    i = begin + 1;
   }
   return out;
 }
