@@ -26,7 +26,7 @@ void add_mlp_groups(std::vector<InputGroup>& groups, const std::string& path,
 
 /// A decoder's body "model" and its output head "lm_head". Body has `hidden(batch)`, which gives
 /// [B, T, H], and `layers`, a SlotList whose members have `add_input_groups(groups, path)`. If it
-/// has `describe(graph)`, its forward is a DecoderGraph where that returns true.
+/// has `describe_graph(graph)`, its forward is a DecoderGraph where that returns true.
 template <class Body>
 class CausalLm : public Model, public GraphedDecoder {
  public:
@@ -50,8 +50,8 @@ class CausalLm : public Model, public GraphedDecoder {
   std::optional<DecoderGraph> decoder_graph() override {
     DecoderGraph graph;
     graph.head = &*lm_head;
-    if constexpr (requires { model->describe(graph); })
-      if (model->describe(graph)) return graph;
+    if constexpr (requires { model->describe_graph(graph); })
+      if (model->describe_graph(graph)) return graph;
     return std::nullopt;
   }
 

@@ -103,7 +103,7 @@ struct MistralModel : Block {
     return norm->forward(x);
   }
 
-  bool describe(DecoderGraph& graph) {
+  bool describe_graph(DecoderGraph& graph) {
     graph.take_sizes(c_);
     graph.rope = &rope_;
     graph.embedding = &*embed_tokens;

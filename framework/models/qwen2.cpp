@@ -111,7 +111,7 @@ struct Qwen2Model : Block {
     return norm->forward(x);
   }
 
-  bool describe(DecoderGraph& graph) {
+  bool describe_graph(DecoderGraph& graph) {
     graph.take_sizes(c_);
     graph.rope = &rope_;
     graph.embedding = &*embed_tokens;

@@ -115,7 +115,7 @@ struct Qwen3Model : Block {
     return norm->forward(x);
   }
 
-  bool describe(DecoderGraph& graph) {
+  bool describe_graph(DecoderGraph& graph) {
     graph.take_sizes(c_);
     graph.rope = &rope_;
     graph.embedding = &*embed_tokens;

@@ -183,7 +183,7 @@ class Planner {
       return keep(entry, "left out by the caller");
     const bool by_tensors = request_.pre_quantized && source_.known();
     // Asked of every module, so that the list knows which of its entries matched.
-    const auto skipped = skip_ ? skip_->match(entry.spec.path) : std::nullopt;
+    const auto skipped = skip_entry(entry.spec.path);
     if (const auto tied = tied_.find(entry.spec.path + ".weight"); tied != tied_.end()) {
       if (by_tensors) refuse_quantized_alias(entry.spec, tied->second);
       return keep(entry, "tied to " + tied->second);
@@ -199,6 +199,14 @@ class Planner {
       return replace(entry, block, decision, by_tensors);
     if (!decision.resolved_class.empty()) entry.spec.class_name = decision.resolved_class;
     return choose(entry, decision, by_tensors);
+  }
+
+  /// The entry of the skip list for a module, spelt as in the model or as checkpoints spell it.
+  std::optional<std::string> skip_entry(const std::string& path) {
+    if (!skip_) return std::nullopt;
+    for (const auto& name : spellings_of(path, model_))
+      if (auto found = skip_->match(name)) return std::string(*found);
+    return std::nullopt;
   }
 
   static bool keep(PlanEntry& entry, std::string reason) {
@@ -270,7 +278,7 @@ class Planner {
       if (by_tensors) {
         const auto present = call(
             [&] { return tensors_.presence(entry.spec, *quantizer, config ? *config : *base); });
-        const bool skipped = skip_ && skip_->match(entry.spec.path);
+        const bool skipped = skip_entry(entry.spec.path).has_value();
         if (present == TensorPlanner::Presence::unmarked && (skipped || !config))
           return keep(entry, "the settings leave it dense");
         if (present == TensorPlanner::Presence::dense ||

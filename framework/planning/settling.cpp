@@ -68,8 +68,8 @@ QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const Quant
   QuantConfigPtr settled_base = base;
   for (auto& [plugin, group] : groups) {
     const auto& config = plugin == plan.plugin && base ? base : group.modules.front().config;
-    Settled settled = call_plugin(plugin, "quantization_config", [&, &group = group] {
-      return group.quantizer->settle(config, group.modules, trust);
+    Settled settled = call_plugin(plugin, "quantization_config", [&, &members = group] {
+      return members.quantizer->settle(config, members.modules, trust);
     });
     if (!settled.config || settled.configs.size() != group.entries.size())
       throw Error(ErrorKind::plugin, "the plugin " + plugin + " settled another number of modules");

@@ -71,4 +71,21 @@ void Source::rest(std::vector<UnloadedTensor>& unloaded,
   for (const auto* info : doubles_) unexpected.push_back(quote(info->name));
 }
 
+std::vector<std::string> spellings_of(const std::string& path, const Model* model) {
+  std::vector<std::string> out{path};
+  if (!model) return out;
+  std::string renamed = path + ".";  // so that a rename also fits the last part
+  for (const auto& rename : model->checkpoint_renames())
+    if (const auto at = renamed.find(rename.in_model); at != std::string::npos)
+      renamed.replace(at, rename.in_model.size(), rename.in_file);
+  renamed.pop_back();
+  if (renamed != path) out.push_back(renamed);
+  const std::size_t bare = out.size();
+  for (const auto& prefix : model->checkpoint_prefixes())
+    for (std::size_t i = 0; i < bare; ++i)
+      if (out[i].starts_with(prefix.in_model))
+        out.push_back(prefix.in_file + out[i].substr(prefix.in_model.size()));
+  return out;
+}
+
 }  // namespace graft

@@ -35,4 +35,8 @@ class Source {
   std::set<const TensorInfo*> taken_;
 };
 
+/// `path` of a module and what checkpoints of `model` (may be nullptr) may call it instead:
+/// "model.layers.0.mlp.gate", "model.layers.0.block_sparse_moe.gate".
+std::vector<std::string> spellings_of(const std::string& path, const Model* model);
+
 }  // namespace graft

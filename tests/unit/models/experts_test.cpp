@@ -96,6 +96,35 @@ TEST_CASE("a quantized model is what is saved and loaded again, experts included
     }
 }
 
+TEST_CASE("a router stays dense, and one that comes quantized is read as it is") {
+  const c10::InferenceMode guard;
+  const auto folder = golden("arch/qwen3_moe");
+  const auto ids = read_tensor(folder / "expected.safetensors", "input_ids");
+  LoadOptions options;
+  options.quantization_config = with_method(nf4());
+  const auto routers = [](const Plan& plan) {
+    std::size_t quantized = 0;
+    for (const auto& entry : plan.entries)
+      quantized += entry.spec.class_name == "Qwen3MoeTopKRouter" &&
+                   entry.action == Action::quantize;
+    return quantized;
+  };
+  const Host host;
+  CHECK(routers(host.load(folder, options).plan) == 0);
+
+  Host bold;
+  bold.add_patch(
+      "{class: Qwen3MoeTopKRouter, methods: [bitsandbytes], match: \"*.mlp.gate\", "
+      "replacement: Linear4bit}");
+  const auto made = bold.load(folder, options);
+  REQUIRE(routers(made.plan) > 0);
+  const TemporaryFolder out;
+  bold.save(made, out.path() / "m");
+  const auto again = host.load(out.path() / "m");
+  CHECK(routers(again.plan) == routers(made.plan));
+  CHECK(at::equal(forward(*again.model, ids), forward(*made.model, ids)));
+}
+
 TEST_CASE("a restructuring alone keeps experts, interface and numbers") {
   const c10::InferenceMode guard;
   const Host host;

@@ -81,6 +81,24 @@ TEST_CASE("headless and wrapped checkpoints are the same model") {
   });
 }
 
+TEST_CASE("a skip list may spell names as the checkpoint does") {
+  const Host host;
+  for (const std::string name : {"model.layers.0.block_sparse_moe.experts.1.w2",
+                                 "model.layers.0.mlp.experts.1.down_proj"}) {
+    CAPTURE(name);
+    LoadOptions options;
+    options.quantization_config = parse_json(
+        R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "llm_int8_skip_modules": [")" +
+        name + "\"]}");
+    const Plan plan = host.plan(Checkpoint::open(golden("arch/mixtral")), options);
+    CHECK(plan.unmatched.empty());
+    std::vector<std::string> kept;
+    for (const auto& entry : plan.entries)
+      if (entry.reason == "skip list: '" + name + "'") kept.push_back(entry.spec.path);
+    CHECK(kept == std::vector<std::string>{"model.layers.0.mlp.experts.1.down_proj"});
+  }
+}
+
 // What Transformers 5 writes when it quantizes such a model on the fly: it does not see experts.
 TEST_CASE("experts in one piece in a quantized checkpoint stay dense, in one piece") {
   const c10::InferenceMode guard;
