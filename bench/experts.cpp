@@ -5,6 +5,7 @@
 //   graft_bench_experts [ROUNDS]
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -119,7 +120,8 @@ int main(int argc, char** argv) {
     for (const std::int64_t tokens : {1, 16, 512}) {
       at::manual_seed(tokens);
       const auto x = at::randn({tokens, kHidden}).to(at::kBFloat16);
-      const auto ids = at::rand({tokens, experts}).argsort(-1).narrow(1, 0, chosen).contiguous();
+      const auto ids =
+          at::rand({tokens, experts}).argsort(std::int64_t{-1}).narrow(1, 0, chosen).contiguous();
       const auto weights = at::rand({tokens, chosen});
       std::map<std::string, double> best;
       const auto time = [&](const std::string& name, const Blocks& blocks, auto&& call) {
