@@ -81,7 +81,7 @@ bool is_inside(fs::path path, const fs::path& folder) {
 }
 
 bool is_mount_point(const fs::path& path) {
-  struct statx status {};
+  struct statx status{};
   return ::statx(AT_FDCWD, path.c_str(), 0, STATX_TYPE, &status) == 0 &&
          (status.stx_attributes & STATX_ATTR_MOUNT_ROOT);
 }
@@ -229,7 +229,7 @@ std::string index_text(const std::vector<Shard>& shards,
 }
 
 void check_space(const fs::path& folder, std::uint64_t needed) {
-  struct statvfs space {};
+  struct statvfs space{};
   // Some file systems do not know their size and report none.
   if (::statvfs(folder.c_str(), &space) != 0 || space.f_blocks == 0) return;
   const std::uint64_t free = std::uint64_t{space.f_bavail} * space.f_frsize;
@@ -322,6 +322,16 @@ void FolderWriter::write_tensors(std::vector<TensorToWrite> tensors) {
   });
 }
 
+/// The bytes from `begin` on to the same place.
+static void copy(const InputFile& input, std::uint64_t begin, OutputFile& output) {
+  std::string piece;
+  for (std::uint64_t done = begin; done < input.size(); done += piece.size()) {
+    piece.resize(std::min(kPiece, input.size() - done));
+    input.read(done, piece.size(), piece.data());
+    output.write(done, piece.data(), piece.size());
+  }
+}
+
 void FolderWriter::write_text(std::string_view file_name, std::string_view text) {
   State& s = *state_;
   s.run([&] {
@@ -338,15 +348,39 @@ void FolderWriter::copy_file(const fs::path& from) {
     check_file_name(from.filename().string());
     const InputFile input(from);
     OutputFile output(s.partial / from.filename());
-    std::string piece;
-    for (std::uint64_t done = 0; done < input.size(); done += piece.size()) {
-      piece.resize(std::min(kPiece, input.size() - done));
-      input.read(done, piece.size(), piece.data());
-      output.write(done, piece.data(), piece.size());
-    }
+    copy(input, 0, output);
     input.require_unchanged();
     output.finish();
   });
+}
+
+bool FolderWriter::copy_repaired(const fs::path& from) {
+  State& s = *state_;
+  bool padded = false;
+  s.run([&] {
+    check_file_name(from.filename().string());
+    const InputFile input(from);
+    std::string header;
+    try {
+      header.resize(std::min<std::uint64_t>(64, input.size()));
+      input.read(0, header.size(), header.data());
+      header.resize(kLengthBytes + safetensors_header_length(header, input.size()));
+      input.read(0, header.size(), header.data());
+      for (auto at = header.size(); at > kLengthBytes && header[at - 1] == '\0'; --at) {
+        header[at - 1] = ' ';
+        padded = true;
+      }
+      parse_safetensors_header(std::string_view(header).substr(kLengthBytes), input.size());
+    } catch (Error& error) {
+      throw error.at(path_text(from));
+    }
+    OutputFile output(s.partial / from.filename());
+    output.write(0, header.data(), header.size());
+    copy(input, header.size(), output);
+    input.require_unchanged();
+    output.finish();
+  });
+  return padded;
 }
 
 void FolderWriter::commit() {

@@ -1,16 +1,7 @@
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
-#include <string_view>
-#include <system_error>
 
 #include "cli/program.h"
 
@@ -60,79 +51,31 @@ void report(Program& program, const Arguments& given, const LoadedModel& loaded,
   }
 }
 
-/// A file's bytes, of which this process may change its own copy; a page costs memory only then.
-class OwnCopy {
- public:
-  explicit OwnCopy(const fs::path& file) : size_(fs::file_size(file)) {
-    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    start_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-    const int code = errno;
-    if (fd >= 0) ::close(fd);
-    if (start_ == MAP_FAILED)
-      throw Error(ErrorKind::resource,
-                  "cannot map the file: " + std::system_category().message(code))
-          .at(quote(file.string()));
-  }
-  ~OwnCopy() { ::munmap(start_, size_); }
-  OwnCopy(const OwnCopy&) = delete;
-  OwnCopy& operator=(const OwnCopy&) = delete;
-  char* begin() { return static_cast<char*>(start_); }
-  std::string_view text() { return {begin(), size_}; }
-
- private:
-  std::size_t size_;
-  void* start_;
-};
-
-/// Bytes of zeros at the end of the file's header, and where they start; 0 for any other file.
-std::pair<std::uint64_t, std::uint64_t> padding_of(const fs::path& file) {
-  constexpr std::uint64_t kLengthBytes = 8, kLongestHeader = 100'000'000;
-  std::ifstream in(file, std::ios::binary);
-  unsigned char bytes[kLengthBytes] = {};
-  in.read(reinterpret_cast<char*>(bytes), kLengthBytes);
-  std::uint64_t length = 0;
-  for (std::size_t i = 0; i < kLengthBytes; ++i) length |= std::uint64_t{bytes[i]} << (8 * i);
-  if (!in || length > std::min(kLongestHeader, fs::file_size(file) - kLengthBytes)) return {0, 0};
-  std::string header(length, ' ');
-  in.read(header.data(), static_cast<std::streamsize>(length));
-  const auto last = header.find_last_not_of('\0');
-  if (!in || last == header.npos) return {0, 0};
-  return {length - 1 - last, kLengthBytes + last + 1};
-}
-
 /// Copies the folder with spaces where headers are padded with zeros, and changes nothing else.
 void repair(Program& program, const Arguments& given) {
   const auto folder = find_model(given.model);
   FolderWriter writer(given.output, write_options(program, given), {folder});
-  std::size_t repaired = 0;
+  std::int64_t repaired = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (!entry.is_regular_file()) continue;
-    const bool weights = entry.path().extension() == ".safetensors";
-    const auto [bytes, begin] =
-        weights ? padding_of(entry.path()) : std::pair<std::uint64_t, std::uint64_t>();
     if (interrupted()) throw Error(ErrorKind::interrupted, "interrupted while files were copied");
-    if (bytes == 0) {
+    if (entry.path().extension() == ".safetensors")
+      repaired += writer.copy_repaired(entry.path());
+    else
       writer.copy_file(entry.path());
-      continue;
-    }
-    OwnCopy copy(entry.path());
-    std::fill_n(copy.begin() + begin, bytes, ' ');
-    writer.write_text(entry.path().filename().string(), copy.text());
-    ++repaired;
   }
   if (repaired == 0)
     throw Error(ErrorKind::usage, "there is nothing to repair")
         .at(quote(given.model))
         .expected("a header that is padded with zeros");
   writer.commit();
-  Checkpoint::open(given.output);  // says what else is wrong
   if (program.globals.json) {
     Value result;
     result.set("output", given.output);
-    result.set("repaired", static_cast<std::int64_t>(repaired));
+    result.set("repaired", repaired);
     program.print_json(result);
   } else {
-    std::cout << "repaired " << repaired << " files: " << given.output << "\n";
+    std::cout << "repaired " << repaired << " file(s): " << given.output << "\n";
   }
 }
 
@@ -189,7 +132,8 @@ void add_convert(CLI::App& app, Program& program, bool with_formats) {
                    with_formats ? formats_of(program.host()) : "A layout of the model's method");
   verb->add_flag("--repair", given->repair,
                  "Write the model as it is, its headers padded with spaces in place of zeros")
-      ->excludes("--to");
+      ->excludes("--to")
+      ->excludes("--shard-bytes");
   verb->callback([given, &program] { convert(program, *given); });
 }
 

@@ -119,6 +119,9 @@ class GRAFT_API FolderWriter {
   void write_text(std::string_view file_name, std::string_view text);
   /// A copy of the file (what a symbolic link leads to) under its own name.
   void copy_file(const std::filesystem::path& from);
+  /// The same of a safetensors file, with spaces where its header is padded with zeros; whether it
+  /// was. Throws Error(model) when it would still not be valid.
+  bool copy_repaired(const std::filesystem::path& from);
   /// Syncs everything and renames. With `overwrite` the former folder is replaced only now.
   void commit();
 
