@@ -360,7 +360,7 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   }
   verify_filled(ready.model);
   ready.model->eval();
-  if (!options.device.is_cpu()) move_model(*ready.model, options.device);
+  if (!options.device.is_cpu()) ready.model->to(options.device);
   if (ready.quantizer) {
     loaded.config = ready.quantizer->config();
     loaded.quantization_config = ready.quantizer->describe();

@@ -2,8 +2,6 @@
 
 #include <c10/core/Device.h>
 
-#include "graft/model.h"
-
 namespace graft {
 
 /// Throws Error(usage) for a device that models cannot be loaded to here.
@@ -11,8 +9,5 @@ void require_device(const c10::Device& device);
 
 /// The first CUDA device that LibTorch can use, or the CPU.
 c10::Device best_device();
-
-/// Moves a filled model; tensors that modules share stay shared.
-void move_model(Model& model, const c10::Device& device);
 
 }  // namespace graft

@@ -1,5 +1,7 @@
 #include "models/model_table.h"
 
+#include <map>
+
 #include "graft/error.h"
 #include "models/unknown_model.h"
 
@@ -36,6 +38,23 @@ const Row* row_of(const Value& config) {
 Model::Model(std::string class_name, Value config)
     : Block(std::move(class_name)), config_(std::move(config)) {}
 Model::~Model() = default;
+
+void Model::to(torch::Device device, bool non_blocking) {
+  struct Place {
+    Block* block;
+    std::string name;
+  };
+  std::map<const void*, std::vector<Place>> places;
+  for (const auto& module : modules())
+    if (auto* block = dynamic_cast<Block*>(module.get()))
+      for (const auto& [name, tensor] : block->own_tensors())
+        places[tensor.unsafeGetTensorImpl()].push_back({block, name});
+  Block::to(device, non_blocking);
+  for (const auto& [tensor, shared] : places)
+    for (std::size_t i = 1; i < shared.size(); ++i)
+      for (const auto& [name, moved] : shared[0].block->own_tensors())
+        if (name == shared[0].name) shared[i].block->set_tensor(shared[i].name, moved);
+}
 
 const Value& Model::text_config() const {
   const Value* text = config_.find("text_config");

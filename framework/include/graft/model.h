@@ -85,6 +85,10 @@ class GRAFT_API Model : public nn::Block {
   Model(std::string class_name, Value config);
   ~Model() override;
 
+  using Block::to;
+  /// Tensors that modules share, as tied weights are, stay shared.
+  void to(torch::Device device, bool non_blocking = false) override;
+
   enum class Output { logits, last_hidden_state };
   virtual Output output() const = 0;
   /// Logits [B, T, V] or hidden states [B, T, H] in the model's dtype. Run it under InferenceMode.

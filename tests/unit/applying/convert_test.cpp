@@ -378,7 +378,7 @@ TEST_CASE("a skeleton of 70 billion parameters is converted on meta in little me
   }
 }
 
-TEST_CASE("tied weights are one tensor after loading") {
+TEST_CASE("tied weights are one tensor after loading, and on whatever device the model goes to") {
   const Host host(with_rows());
   const test::ModelFolder folder(kDense, {{"tie_word_embeddings", true}});
   LoadOptions options;
@@ -391,4 +391,8 @@ TEST_CASE("tied weights are one tensor after loading") {
   CHECK(Checkpoint::open(out.path() / "m").find("lm_head.weight") == nullptr);
   const auto again = host.load(out.path() / "m");
   check_equal_tensors(again.model, loaded.model);
+  again.model->to(at::kMeta);  // as good a device as any
+  const auto moved = again.model->named_parameters();
+  CHECK(moved["lm_head.weight"].is_meta());
+  CHECK(moved["lm_head.weight"].is_same(moved["model.embed_tokens.weight"]));
 }
