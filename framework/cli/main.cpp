@@ -1,11 +1,10 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
+#include <optional>
 
 #include "cli/program.h"
 #include "graft/error.h"
@@ -47,6 +46,33 @@ int report(Program& program, const Error& error) {
   return exit_code(error.kind());
 }
 
+/// The first word that looks like an option and is none of the verb's.
+std::optional<Error> unknown_option(const CLI::App& app, const std::vector<std::string>& words,
+                                    const std::string& help) {
+  std::vector<std::string> known;
+  const auto learn = [&](const CLI::App& level) {
+    for (const auto* option : level.get_options())
+      for (const auto& name : option->get_lnames()) known.push_back("--" + name);
+  };
+  for (const auto* level = &app; level;) {
+    learn(*level);
+    for (const auto* group :
+         level->get_subcommands([](const CLI::App* below) { return below->get_name().empty(); }))
+      learn(*group);  // of options that exclude each other
+    const auto below = level->get_subcommands();
+    level = below.empty() ? nullptr : below.front();
+  }
+  for (const auto& word : words) {
+    const auto name = word.substr(0, word.find('='));
+    if (!name.starts_with("--") || std::find(known.begin(), known.end(), name) != known.end())
+      continue;
+    const auto near = nearest_names(name, known);
+    return Error(ErrorKind::usage, "unknown option " + quote(name))
+        .hint((near.empty() ? "" : "did you mean " + near + "? ") + help);
+  }
+  return std::nullopt;
+}
+
 /// What is wrong with the command line, with the way out.
 Error mistake(const CLI::App& app, const CLI::ParseError& error,
               const std::vector<std::string>& not_globals) {
@@ -62,6 +88,9 @@ Error mistake(const CLI::App& app, const CLI::ParseError& error,
         .hint((near.empty() ? "" : "did you mean " + near + "? ") +
               "`graft --help` lists them all");
   }
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError))
+    if (auto unknown = unknown_option(app, not_globals, "`" + help + "--help` lists them all"))
+      return *unknown;
   return Error(ErrorKind::usage,
                parsed.empty() && not_globals.empty() ? "a verb is missing" : error.what())
       .hint("`" + help + "--help` shows how it is called");
@@ -128,7 +157,8 @@ int run(int argc, char** argv) {
   shutdown();
   std::cout.flush();
   if ((std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) && code == 0) {
-    std::cerr << "graft: the output could not be written whole: " << std::strerror(errno)
+    std::cerr << "graft: standard output could not be written whole; make room where it goes, and "
+                 "run again"
               << std::endl;
     code = 4;
   }

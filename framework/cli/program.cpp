@@ -98,6 +98,12 @@ void Program::print_json(const Value& value) const {
 fs::path find_model(const std::string& argument) {
   std::error_code error;
   if (fs::is_directory(argument, error)) return argument;
+  if (fs::is_regular_file(argument, error))
+    throw Error(ErrorKind::usage, "a model is a folder, and this is a file")
+        .at(quote(argument))
+        .hint(fs::path(argument).extension() == ".gguf"
+                  ? "`graft import FILE OUT` makes a folder of it"
+                  : "give the folder that it lies in");
   Error missing(ErrorKind::usage, "no such model folder");
   missing.at(quote(argument));
   const auto slash = argument.find('/');

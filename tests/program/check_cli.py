@@ -97,9 +97,15 @@ with tempfile.TemporaryDirectory() as name:
     run("--version", out="graft 0.1.0")
     with open("/dev/full", "w") as full:
         lost = subprocess.run([graft, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert lost.returncode == 4 and "No space left on device" in lost.stderr, lost
+    assert lost.returncode == 4 and "standard output could not be written whole" in lost.stderr, lost
     run("plan", "--help", out="--method")
-    run("plan", dense, "--nonsense", code=1)
+    run("plan", dense, "--nonsense", code=1, says="unknown option '--nonsense'; `graft plan --help`")
+    run("plan", dense, "--methd=x", code=1,
+        says="unknown option '--methd'; did you mean '--method'?")
+    run("generate", dense, "--prompt", "a", "--max-tokens", "5", code=1,
+        says="unknown option '--max-tokens'; did you mean '--max-new-tokens'?")
+    run("plan", dense / "model.safetensors", code=1,
+        says="a model is a folder, and this is a file; give the folder that it lies in")
     run("plan", "nowhere", code=1, says="no such model folder; give a folder with config.json")
     run("plan", "org/name", code=1, says="run `hf download org/name` first")
     run("plan", dense, "--dtype", "int9", code=1,
@@ -204,7 +210,7 @@ with tempfile.TemporaryDirectory() as name:
     write_tensors(padded / "model.safetensors", tensors, b"\0" * 13)
     run("plan", padded, code=2, says="the header is padded with 0x00: expected spaces; repair the "
                                      "file with `graft convert --repair`")
-    run("convert", padded, temporary / "repaired", "--repair", out="repaired 1 files")
+    run("convert", padded, temporary / "repaired", "--repair", out="repaired 1 file(s)")
     assert read_tensors(temporary / "repaired/model.safetensors") == tensors
     run("verify", temporary / "repaired")
     assert as_json("convert", padded, temporary / "repaired", "--repair",
@@ -214,8 +220,10 @@ with tempfile.TemporaryDirectory() as name:
     run("convert", padded, temporary / "x", code=1, says="--to or --repair is required")
     run("convert", padded, temporary / "x", "--repair", "--to", "y", code=1)
     write_tensors(padded / "model.safetensors", {"a": ("F32", [2], b"1234")}, b"\0")
-    run("convert", padded, temporary / "repaired", "--repair", "--overwrite", code=2,
-        says="tensor 'a': the data range does not fit the shape")
+    run("convert", padded, temporary / "worse", "--repair", code=2,
+        says=("model.safetensors", "tensor 'a': the data range does not fit the shape"))
+    run("convert", padded, temporary / "worse", "--repair", "--shard-bytes", "9", code=1)
+    assert not (temporary / "worse").exists()
 
     # A weight that is not finite stops the job, and no output is there.
     poisoned = temporary / "poisoned"
