@@ -81,14 +81,16 @@ std::uint64_t Plan::bytes_taken() const {
 }
 
 void Plan::check(bool strict) const {
+  constexpr std::string_view kOtherWeights =
+      "download the folder again, or check that config.json belongs to these weights";
   if (!missing.empty())
     throw Error(ErrorKind::model, "the checkpoint lacks " + std::to_string(missing.size()) +
                                       " tensor(s) that the model needs: " + list_of(missing))
-        .hint("download the folder again, or check that config.json belongs to these weights");
+        .hint(kOtherWeights);
   if (!mismatched.empty())
     throw Error(ErrorKind::model, std::to_string(mismatched.size()) +
                                       " tensor(s) do not fit the model: " + list_of(mismatched))
-        .hint("download the folder again, or check that config.json belongs to these weights");
+        .hint(kOtherWeights);
   if (!refusal.empty()) throw Error(ErrorKind::model, refusal);
   if (!strict) return;
   const std::string relax = "leave out --strict to go on without ";
@@ -109,9 +111,10 @@ void Plan::check(bool strict) const {
                     " tensor(s) of the checkpoint belong to no module: " + list_of(unexpected))
         .hint(relax + "them");
   if (!doubts.empty())
-    throw Error(ErrorKind::model,
-                doubts.front() +
-                    (doubts.size() > 1 ? "; and " + std::to_string(doubts.size() - 1) + " more" : ""))
+    throw Error(
+        ErrorKind::model,
+        doubts.front() +
+            (doubts.size() > 1 ? "; and " + std::to_string(doubts.size() - 1) + " more" : ""))
         .hint(relax + "them");
 }
 
