@@ -210,9 +210,12 @@ class Bench {
     out.level = name_of(level);
     out.of = &kernel;
     out.at = level;
-    const std::int64_t scale_bytes = kernel.group ? shape.scale_count * 4 : n * 4;
+    // As in files of GPTQ and AWQ, and of bitsandbytes.
+    const auto type = kernel.kind == PanelKind::table4 ? ElementType::f32 : ElementType::f16;
+    const std::int64_t scale_bytes =
+        kernel.group ? shape.scale_count * (type == ElementType::f32 ? 4 : 2) : n * 4;
     out.bytes = shape.code_bytes + scale_bytes + (kernel.group ? shape.zero_bytes : 0);
-    out.run = [this, kernel, level, shape, scale_bytes, m, n, k](std::uint8_t* memory) {
+    out.run = [this, kernel, level, shape, type, scale_bytes, m, n, k](std::uint8_t* memory) {
       if (kernel.group == 0) {
         RowInt8Args args;
         args.shape = &shape;
@@ -229,7 +232,7 @@ class Bench {
       PanelWeight weight;
       weight.shape = shape;
       weight.codes = memory;
-      weight.scales = reinterpret_cast<const float*>(memory + shape.code_bytes);
+      weight.scales = {memory + shape.code_bytes, type};
       weight.zeros = shape.zero_bytes ? memory + shape.code_bytes + scale_bytes : nullptr;
       weight.table = table_.const_data_ptr<float>();
       if (std::string_view(kernel.name).ends_with("act-order"))

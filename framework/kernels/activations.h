@@ -8,9 +8,6 @@
 
 namespace graft::kernels {
 
-/// Element types of x and y at the border of the kernels.
-enum class ElementType { f32, bf16, f16 };
-
 /// What the product is computed in.
 enum class Act {
   /// x as s * (256 h + l), two int8 planes and one s a block: 15 bits and a sign. Sums are exact

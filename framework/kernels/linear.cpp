@@ -146,6 +146,9 @@ void run_panels(const Job& job, std::int64_t first, std::int64_t count, float* o
     const std::int64_t at = panel * shape.groups * kPanelWidth;
     const std::int64_t panels = std::min(kTilePanels, first + count - panel);
     const std::uint8_t* codes = job.weight.codes + panel * shape.panel_bytes;
+    const Scales scales{static_cast<const char*>(job.weight.scales.data) +
+                            at * element_bytes(job.weight.scales.type),
+                        job.weight.scales.type};
     const void* zeros =
         job.weight.zeros ? static_cast<const char*>(job.weight.zeros) + at * zero_bytes : nullptr;
     float* to = out + (panel - first) * kPanelWidth;
@@ -155,7 +158,7 @@ void run_panels(const Job& job, std::int64_t first, std::int64_t count, float* o
       for (std::int64_t step = 0; step < shape.steps; step += kSlabSteps) {
         const SlabArgs stretch{&shape,
                                codes,
-                               job.weight.scales + at,
+                               scales,
                                zeros,
                                job.weight.table,
                                panels,
@@ -179,7 +182,7 @@ void run_panels(const Job& job, std::int64_t first, std::int64_t count, float* o
       args.shape = &shape;
       args.act = job.act;
       args.codes = codes;
-      args.scales = job.weight.scales + at;
+      args.scales = scales;
       args.zeros = zeros;
       args.table = job.weight.table;
       args.table_high = job.table_high;

@@ -22,6 +22,9 @@ inline constexpr std::int64_t kStep = 8;         ///< inputs of a step
 /// Steps of a block: x is quantized in blocks of at most 128 inputs that never cross a group.
 inline constexpr std::int64_t kBlockSteps = 16;
 
+/// Element types of x, y and scales at the border of the kernels.
+enum class ElementType { f32, bf16, f16 };
+
 /// How a code becomes a number, times the scale of its group.
 enum class PanelKind {
   int4,    ///< code - zero, code 0..15, zero 0..16
@@ -42,7 +45,7 @@ struct PanelShape {
   std::int64_t blocks = 0;  ///< of x, over all groups
   std::int64_t step_bytes = 0, panel_bytes = 0;
   std::int64_t code_bytes = 0;   ///< of all panels
-  std::int64_t scale_count = 0;  ///< floats [panel][group][16]
+  std::int64_t scale_count = 0;  ///< [panel][group][16]
   /// [panel][group][16] too: bytes at 4 bits, int16 at 8 bits, none with a table.
   std::int64_t zero_bytes = 0;
 };
@@ -50,11 +53,18 @@ struct PanelShape {
 /// n, k and group at least 1; n * k below 2^56.
 PanelShape panel_shape(PanelKind kind, std::int64_t n, std::int64_t k, std::int64_t group);
 
+/// Scales as their format has them: all are widened to float32, which is exact, and multiplied
+/// there.
+struct Scales {
+  const void* data = nullptr;
+  ElementType type = ElementType::f32;
+};
+
 /// A packed weight; borrowed memory, codes aligned to 64 bytes.
 struct PanelWeight {
   PanelShape shape;
   const std::uint8_t* codes = nullptr;
-  const float* scales = nullptr;
+  Scales scales;
   const void* zeros = nullptr;          ///< null for table4
   const float* table = nullptr;         ///< [16], for table4
   const std::int32_t* order = nullptr;  ///< [k]: packed input i is x[order[i]]; null: x[i]

@@ -14,7 +14,7 @@ inline constexpr std::int64_t kSlabBytes = kSlabSteps * 4 * 2 * 64;
 struct SlabArgs {
   const PanelShape* shape;
   const std::uint8_t* codes;  ///< of the first panel, and so are scales and zeros
-  const float* scales;
+  Scales scales;
   const void* zeros;
   const float* table;
   std::int64_t panels;                 ///< 1 or 2

@@ -10,7 +10,7 @@ struct TileArgs {
   const PanelShape* shape;
   Act act;
   const std::uint8_t* codes;  ///< of the first panel, and so are scales and zeros
-  const float* scales;
+  Scales scales;
   const void* zeros;
   const float* table;              ///< [16], table4 with bf16 and f32
   const std::uint8_t* table_high;  ///< [16], table4 with a15 and a8: T >> 8, plus 128

@@ -11,6 +11,16 @@ __m256i load(const std::uint8_t* bytes) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
 }
 
+/// Eight scales.
+__m256 load_scales(const Scales& scales, std::int64_t index) {
+  if (scales.type == ElementType::f32)
+    return _mm256_loadu_ps(static_cast<const float*>(scales.data) + index);
+  const __m128i halves = _mm_loadu_si128(
+      reinterpret_cast<const __m128i*>(static_cast<const std::uint16_t*>(scales.data) + index));
+  if (scales.type == ElementType::f16) return _mm256_cvtph_ps(halves);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
 /// Eight zero points.
 template <PanelKind kind>
 __m256i load_zeros(const void* zeros, std::int64_t index) {
@@ -110,7 +120,7 @@ void integer_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
           }
       }
       for (int half = 0; half < 2; ++half) {
-        const __m256 scales = _mm256_loadu_ps(args.scales + scales_at + 8 * half);
+        const __m256 scales = load_scales(args.scales, scales_at + 8 * half);
         for (int r = 0; r < rows; ++r) {
           __m256i total = sums[r][half][0];
           if constexpr (parts == 2)
@@ -172,7 +182,7 @@ void float_rows(const TileArgs& args, std::int64_t panel, std::int64_t row) {
           }
       for (int half = 0; half < 2; ++half) {
         const std::int64_t at = scales_at + 8 * half;
-        const __m256 scales = _mm256_loadu_ps(args.scales + at);
+        const __m256 scales = load_scales(args.scales, at);
         __m256 shift = lower;
         if constexpr (!table)
           shift = _mm256_sub_ps(_mm256_set1_ps(kind == PanelKind::int8 ? 128.0F : 8.0F),

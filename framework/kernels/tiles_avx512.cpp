@@ -15,6 +15,16 @@ __m512i broadcast(const std::uint8_t* bytes) {
   return _mm512_set1_epi32(*reinterpret_cast<const AliasedInt*>(bytes));
 }
 
+/// Sixteen scales.
+__m512 load_scales(const Scales& scales, std::int64_t index) {
+  if (scales.type == ElementType::f32)
+    return _mm512_loadu_ps(static_cast<const float*>(scales.data) + index);
+  const __m256i halves = _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(static_cast<const std::uint16_t*>(scales.data) + index));
+  if (scales.type == ElementType::f16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 template <PanelKind kind>
 __m512i load_zeros(const void* zeros, std::int64_t index) {
   if constexpr (kind == PanelKind::int8)
@@ -127,7 +137,7 @@ void integer_tile(const TileArgs& args) {
       }
 #pragma GCC unroll 2
       for (int p = 0; p < panels; ++p) {
-        const __m512 scales = _mm512_loadu_ps(args.scales + p * scale_stride + g * kPanelWidth);
+        const __m512 scales = load_scales(args.scales, p * scale_stride + g * kPanelWidth);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
           auto& sum = sums[r][p];
@@ -206,7 +216,7 @@ void float_tile(const TileArgs& args) {
       }
       for (int p = 0; p < panels; ++p) {
         const std::int64_t at = p * scale_stride + g * kPanelWidth;
-        const __m512 scales = _mm512_loadu_ps(args.scales + at);
+        const __m512 scales = load_scales(args.scales, at);
         __m512 shift = middle;
         if constexpr (kind != PanelKind::table4)
           shift = _mm512_sub_ps(middle, _mm512_cvtepi32_ps(load_zeros<kind>(args.zeros, at)));
@@ -245,9 +255,9 @@ void choose_act(const TileArgs& args) {
   constexpr bool table = kind == PanelKind::table4;
   switch (args.act) {
     case Act::a15:
-      return choose_rows < kind, Act::a15, table ? 5 : 6 > (args);
+      return choose_rows<kind, Act::a15, table ? 5 : 6>(args);
     case Act::a8:
-      return choose_rows < kind, Act::a8, table ? 5 : 12 > (args);
+      return choose_rows<kind, Act::a8, table ? 5 : 12>(args);
     case Act::f32:
     case Act::bf16:
       return choose_rows<kind, Act::f32, 6>(args);

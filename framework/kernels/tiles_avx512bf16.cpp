@@ -22,6 +22,16 @@ __m512bh broadcast(const std::uint8_t* bytes) {
   return as_bf16(value);
 }
 
+/// Sixteen scales.
+__m512 load_scales(const Scales& scales, std::int64_t index) {
+  if (scales.type == ElementType::f32)
+    return _mm512_loadu_ps(static_cast<const float*>(scales.data) + index);
+  const __m256i halves = _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(static_cast<const std::uint16_t*>(scales.data) + index));
+  if (scales.type == ElementType::f16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 /// 4-bit codes as bfloat16 through a table of 16, straight from registers.
 template <PanelKind kind, int rows, int panels>
 void bf16_tile(const TileArgs& args) {
@@ -70,7 +80,7 @@ void bf16_tile(const TileArgs& args) {
       }
       for (int p = 0; p < panels; ++p) {
         const std::int64_t at = p * scale_stride + g * kPanelWidth;
-        const __m512 scales = _mm512_loadu_ps(args.scales + at);
+        const __m512 scales = load_scales(args.scales, at);
         __m512 shift = scales;
         if constexpr (kind == PanelKind::int4)
           shift = _mm512_sub_ps(
@@ -123,7 +133,7 @@ void decode_panel(const SlabArgs& args, std::int64_t panel) {
     std::int64_t end = g + 1 < shape.groups ? (g + 1) * shape.steps_of_group : shape.steps;
     if (end > args.last_step) end = args.last_step;
     const std::int64_t at = (panel * shape.groups + g) * kPanelWidth;
-    const __m512 scales = _mm512_loadu_ps(args.scales + at);
+    const __m512 scales = load_scales(args.scales, at);
     __m512 zeros = _mm512_setzero_ps();
     if constexpr (kind == PanelKind::int4)
       zeros = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(

@@ -166,15 +166,13 @@ at::Tensor pack_codes(const at::Tensor& qweight, std::int64_t outputs, Version v
   return packed;
 }
 
-Tensors pack(const Packed& packed, std::int64_t outputs, std::int64_t group_size, Version version) {
-  const std::int64_t inputs = packed.qweight.size(0), groups = packed.scales.size(0);
-  if (const auto why = misfit(version, inputs, outputs, group_size); !why.empty())
-    throw refusal(why);
+Tensors pack_groups(const Packed& packed, std::int64_t outputs, std::int64_t group_size,
+                    Version version) {
   if (packed.offsets.defined() && version != Version::gemv_fast)
     throw refusal("its offsets are no multiples of the scales, so they are no zero points");
-  const auto qweight = pack_codes(packed.qweight, outputs, version);
+  const std::int64_t groups = packed.scales.size(0);
   if (version == Version::gemm)
-    return {{"qweight", qweight}, {"qzeros", pack_rows(packed.zeros)}, {"scales", packed.scales}};
+    return {{"qzeros", pack_rows(packed.zeros)}, {"scales", packed.scales}};
   const std::int64_t rows = gemv_zero_words(groups, group_size) * 8;
   auto scales = at::zeros({rows, outputs}, packed.scales.options());
   scales.narrow(0, 0, groups).copy_(packed.scales);
@@ -183,7 +181,7 @@ Tensors pack(const Packed& packed, std::int64_t outputs, std::int64_t group_size
     zeros.narrow(0, 0, groups).copy_(packed.zeros);
     auto qzeros = at::empty({outputs, rows / 8}, at::kInt);
     pack_gemv(zeros.const_data_ptr<std::uint8_t>(), rows, outputs, words_of(qzeros));
-    return {{"qweight", qweight}, {"qzeros", qzeros}, {"scales", scales.t().contiguous()}};
+    return {{"qzeros", qzeros}, {"scales", scales.t().contiguous()}};
   }
   const auto exact = -(packed.zeros.to(at::kFloat) * packed.scales.to(at::kFloat));
   auto offsets = at::zeros({rows, outputs}, packed.scales.options());
@@ -192,7 +190,16 @@ Tensors pack(const Packed& packed, std::int64_t outputs, std::int64_t group_size
   if (!zeros_of_offsets(offsets.narrow(0, 0, groups), packed.scales).defined() &&
       !packed.offsets.defined())
     throw refusal("-(scale * zero) is too large or too small for the dtype of the scales");
-  return {{"qweight", qweight}, {"qzeros", offsets}, {"scales", scales}};
+  return {{"qzeros", offsets}, {"scales", scales}};
+}
+
+Tensors pack(const Packed& packed, std::int64_t outputs, std::int64_t group_size, Version version) {
+  if (const auto why = misfit(version, packed.qweight.size(0), outputs, group_size); !why.empty())
+    throw refusal(why);
+  Tensors out{{"qweight", pack_codes(packed.qweight, outputs, version)}};
+  for (const auto& [name, tensor] : pack_groups(packed, outputs, group_size, version))
+    out.set(name, tensor);
+  return out;
 }
 
 }  // namespace graft::awq

@@ -14,7 +14,8 @@ struct Packed {
   at::Tensor qweight;  ///< int32 [K, N / 8], the GEMM layout
   at::Tensor scales;   ///< [G, N]
   at::Tensor zeros;    ///< uint8 [G, N]
-  at::Tensor offsets;  ///< [G, N] of a GEMVFast file whose offsets are no zero points; else undefined
+  at::Tensor
+      offsets;  ///< [G, N] of a GEMVFast file whose offsets are no zero points; else undefined
 };
 
 /// Why a matrix cannot be in the layout; empty: it can.
@@ -35,6 +36,10 @@ Packed unpack(const Tensors& tensors, std::int64_t inputs, std::int64_t outputs,
 
 /// Only the weight's codes, in another layout. Exact for every matrix that fits it.
 at::Tensor pack_codes(const at::Tensor& qweight, std::int64_t outputs, AwqConfig::Version version);
+
+/// Only "qzeros" and "scales". Throws Error(usage) when the layout cannot hold them exactly.
+Tensors pack_groups(const Packed& packed, std::int64_t outputs, std::int64_t group_size,
+                    AwqConfig::Version version);
 
 /// All tensors in the layout. Throws Error(usage) when it cannot hold them exactly.
 Tensors pack(const Packed& packed, std::int64_t outputs, std::int64_t group_size,

@@ -70,7 +70,7 @@ void WQLinear::make_panels() {
   const auto shape =
       kernels::panel_shape(kernels::PanelKind::int4, out_features_, in_features_, group_size_);
   auto panels = kernels::empty_panels(shape);
-  panels.scales = kernels::by_panel(shape, scales.to(at::kFloat));
+  panels.scales = kernels::by_panel(shape, scales);
   panels.zeros = kernels::by_panel(shape, packed_.zeros);
   const auto* from = words_of(qweight);
   auto* codes = panels.codes.mutable_data_ptr<std::uint8_t>();
@@ -78,9 +78,40 @@ void WQLinear::make_panels() {
                  [&](std::int64_t panel) { pack(shape, from, panel, panel + 1, codes); });
   panels_ = std::move(panels);
   // From here on the panels are the only copy.
-  packed_.qweight.reset();
-  set_tensor("qweight",
-             panels_.codes.narrow(0, 0, 4 * qweight.numel()).view(at::kInt).view(qweight.sizes()));
+  packed_ = {};
+  if (version_ != AwqConfig::Version::gemv_fast)
+    for (const auto& [name, tensor] : pack_groups(unpacked(), out_features_, group_size_, version_))
+      if (const auto* as_came = small_.find(name); as_came && as_came->equal(tensor))
+        small_.set(name, at::Tensor());
+  set_tensor("qweight", kernels::stand_in(panels_.codes.view(at::kInt), qweight));
+  set_tensor("scales", kernels::stand_in(panels_.scales, scales));
+}
+
+void WQLinear::give_up_panels() {
+  packed_ = unpacked();
+  set_tensor("scales", packed_.scales);
+  small_ = small_as_in_file();
+  pool().drain();
+  panels_ = {};
+}
+
+Tensors WQLinear::small_as_in_file() const {
+  Tensors packed, out;
+  for (const auto& [name, tensor] : small_) {
+    if (!tensor.defined() && packed.empty())
+      packed = pack_groups(unpacked(), out_features_, group_size_, version_);
+    out.set(name, tensor.defined() ? tensor : packed.at(name));
+  }
+  return out;
+}
+
+Packed WQLinear::unpacked() const {
+  Packed out = packed_;
+  if (panels_.defined()) {
+    out.scales = kernels::by_group(panels_.shape, panels_.scales, 0, out_features_);
+    out.zeros = kernels::by_group(panels_.shape, panels_.zeros, 0, out_features_);
+  }
+  return out;
 }
 
 at::Tensor WQLinear::words(std::int64_t first, std::int64_t count) const {
@@ -95,11 +126,15 @@ at::Tensor WQLinear::words(std::int64_t first, std::int64_t count) const {
 
 at::Tensor WQLinear::columns(std::int64_t first, std::int64_t count) const {
   auto out = at::empty({in_features_, count}, at::kFloat);
-  const auto part = [&](const at::Tensor& whole) {
-    return whole.narrow(1, first, count).to(weight_dtype_).to(at::kFloat).contiguous();
+  const auto part = [&](const at::Tensor& whole, const at::Tensor& of_panels) {
+    const auto some = of_panels.defined()
+                          ? kernels::by_group(panels_.shape, of_panels, first, count)
+                          : whole.narrow(1, first, count);
+    return some.to(weight_dtype_).to(at::kFloat).contiguous();
   };
-  const auto some_scales = part(scales), some_zeros = part(packed_.zeros);
-  const auto some_offsets = packed_.offsets.defined() ? part(packed_.offsets) : at::Tensor();
+  const auto some_scales = part(scales, panels_.scales);
+  const auto some_zeros = part(packed_.zeros, panels_.zeros);
+  const auto some_offsets = packed_.offsets.defined() ? part(packed_.offsets, {}) : at::Tensor();
   const auto packed = words(first, count);
   const Columns columns{words_of(packed),
                         packed.stride(0),
@@ -120,8 +155,7 @@ void WQLinear::to_cuda(const c10::Device& device) {
                       weight_dtype_, device, [this] { return dequantize(); });
   if (device_weight_.is_packed()) {
     // From here on the device's is the only copy.
-    pool().drain();
-    panels_ = {};
+    give_up_panels();
     set_tensor("qweight", device_weight_.codes_as(qweight));
   }
   if (float_bias_.defined()) float_bias_ = float_bias_.to(device);
@@ -176,9 +210,9 @@ Tensors WQLinear::stored(AwqConfig::Version version) const {
   Tensors out;
   if (version == version_) {
     out.set("qweight", pack_codes(words(0, out_features_), out_features_, version));
-    for (const auto& [name, tensor] : small_) out.set(name, tensor);
+    for (const auto& [name, tensor] : small_as_in_file()) out.set(name, tensor);
   } else {
-    Packed whole = packed_;
+    Packed whole = unpacked();
     whole.qweight = words(0, out_features_);
     out = pack(whole, out_features_, group_size_, version);
   }

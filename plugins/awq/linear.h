@@ -39,11 +39,17 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   at::Tensor dequantize() const;
 
   at::Tensor qweight;  ///< int32 [K, N / 8]: the GEMM layout, or the first bytes of the panels
-  at::Tensor scales;   ///< [G, N]
+  at::Tensor scales;   ///< [G, N], or the first of the panels'
   at::Tensor bias;
 
  private:
+  /// Makes panels where that can be done; they are the only copy then.
   void make_panels();
+  /// Takes scales and zero points back from the panels, and lets these go.
+  void give_up_panels();
+  Tensors small_as_in_file() const;
+  /// What the checkpoint's small tensors say, wherever it is now.
+  Packed unpacked() const;
   /// The words of outputs [first, first + count) in the GEMM layout, int32 [K, count / 8]; `first`
   /// is a multiple of a panel's width.
   at::Tensor words(std::int64_t first, std::int64_t count) const;
@@ -54,10 +60,12 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   AwqConfig::Version version_;
   at::ScalarType model_dtype_;  ///< of the model as its config names it
   at::ScalarType weight_dtype_ = at::kHalf;
-  Packed packed_;  ///< with panels, without qweight
+  Packed packed_;  ///< empty with panels; on a device without qweight
   kernels::PanelTensors panels_;
   at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
-  Tensors small_;          ///< the checkpoint's tensors except qweight and bias, as they came
+  /// The checkpoint's tensors except qweight and bias, as they came; undefined: what the panels
+  /// say is packed again.
+  Tensors small_;
   void to_cuda(const c10::Device& device);
   void to_cpu();
   cuda::DeviceWeight device_weight_;

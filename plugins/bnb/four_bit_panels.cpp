@@ -51,6 +51,7 @@ kernels::PanelTensors pack_blocks(const at::Tensor& bytes, const QuantState& sta
                                           panel_group(columns, state.blocksize));
   auto out = kernels::empty_panels(shape);
   out.table = state.table;
+  out.scales = at::empty({shape.panels, shape.groups, kPanelWidth}, at::kFloat);
   const Bytes source{bytes.const_data_ptr<std::uint8_t>(), rows, columns / 2};
   auto* codes = out.codes.mutable_data_ptr<std::uint8_t>();
   auto* scales = out.scales.mutable_data_ptr<float>();

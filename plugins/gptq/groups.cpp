@@ -10,14 +10,6 @@
 namespace graft::gptq {
 namespace {
 
-at::Tensor in_order(std::int64_t inputs, const GptqConfig& config) {
-  auto out = at::empty({inputs}, at::kInt);
-  auto* group = out.mutable_data_ptr<std::int32_t>();
-  for (std::int64_t k = 0; k < inputs; ++k)
-    group[k] = static_cast<std::int32_t>(k / config.group_of(inputs));
-  return out;
-}
-
 Error refusal(std::string what) {
   Error error(ErrorKind::model, std::move(what));
   error.at("tensor 'g_idx'");
@@ -28,17 +20,28 @@ std::string range_of(std::int64_t groups) { return "0 to " + std::to_string(grou
 
 }  // namespace
 
+at::Tensor groups_in_order(std::int64_t inputs, std::int64_t group_size) {
+  auto out = at::empty({inputs}, at::kInt);
+  auto* group = out.mutable_data_ptr<std::int32_t>();
+  for (std::int64_t k = 0; k < inputs; ++k) group[k] = static_cast<std::int32_t>(k / group_size);
+  return out;
+}
+
 Groups find_groups(const at::Tensor& g_idx, std::int64_t inputs, const GptqConfig& config) {
   using Kind = GroupIndex::Kind;
   const std::int64_t groups = config.groups(inputs);
   const bool order_matters = config.desc_act && groups > 1;
+  const auto in_order = [&](std::string note) {
+    return Groups{groups_in_order(inputs, config.group_of(inputs)), true, std::move(note)};
+  };
   if (!g_idx.defined()) {
     if (order_matters && !config.static_groups)
       throw refusal("the tensor is missing, although desc_act says that inputs were reordered")
-          .hint("download the folder again; if the inputs are in order after all, set desc_act to "
-                "false in config.json");
-    return {in_order(inputs, config),
-            order_matters ? "g_idx is missing; static_groups says that groups are in order" : ""};
+          .hint(
+              "download the folder again; if the inputs are in order after all, set desc_act to "
+              "false in config.json");
+    return in_order(order_matters ? "g_idx is missing; static_groups says that groups are in order"
+                                  : "");
   }
   const auto stored = g_idx.contiguous();
   if (stored.scalar_type() != at::kInt || stored.numel() != inputs)
@@ -53,14 +56,17 @@ Groups find_groups(const at::Tensor& g_idx, std::int64_t inputs, const GptqConfi
       std::to_string(found.value) + " at position " + std::to_string(found.position);
   switch (found.kind) {
     case Kind::in_order:
-      return {stored, ""};
+      return {stored, true, ""};
     case Kind::genuine:
-      return {stored, config.desc_act ? "" : "g_idx reorders groups although desc_act is false; it "
-                                             "is genuine and is used"};
+      return {stored, false,
+              config.desc_act ? ""
+                              : "g_idx reorders groups although desc_act is false; it "
+                                "is genuine and is used"};
     case Kind::negative:
-      if (config.trust == Trust::data) return {at::where(stored < 0, stored + groups, stored), ""};
+      if (config.trust == Trust::data)
+        return {at::where(stored < 0, stored + groups, stored), false, ""};
       if (config.trust == Trust::label && !order_matters)
-        return {in_order(inputs, config), "g_idx has negative entries and is ignored"};
+        return in_order("g_idx has negative entries and is ignored");
       throw refusal("the group index has negative entries")
           .expected(range_of(groups))
           .found(entry)
@@ -68,7 +74,7 @@ Groups find_groups(const at::Tensor& g_idx, std::int64_t inputs, const GptqConfi
                 std::string(order_matters ? "" : "; --trust label ignores the tensor"));
     case Kind::out_of_range:
       if (config.trust == Trust::label && !order_matters)
-        return {in_order(inputs, config), "g_idx is out of range and is ignored"};
+        return in_order("g_idx is out of range and is ignored");
       throw refusal("the group index is out of range")
           .expected(range_of(groups))
           .found(entry)
@@ -87,7 +93,7 @@ Groups find_groups(const at::Tensor& g_idx, std::int64_t inputs, const GptqConfi
         .expected(std::to_string(config.group_of(inputs)) + " inputs in each of " +
                   std::to_string(groups) + " groups")
         .hint("the right order is lost; get the model from its source again");
-  return {in_order(inputs, config), "g_idx is stale (" + what + ") and is ignored"};
+  return in_order("g_idx is stale (" + what + ") and is ignored");
 }
 
 }  // namespace graft::gptq

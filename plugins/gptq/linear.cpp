@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "graft/activations.h"
@@ -47,17 +48,16 @@ QuantLinear::~QuantLinear() {
 
 void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
   const auto* g_idx = tensors.find("g_idx");
-  group_ = find_groups(g_idx ? *g_idx : at::Tensor(), in_features_, config).of_input;
+  const auto found = find_groups(g_idx ? *g_idx : at::Tensor(), in_features_, config);
+  group_size_ = config.group_of(in_features_);
+  // What only counts groups is not worth its memory.
+  group_ = found.in_order ? at::Tensor() : found.of_input;
   g_idx_ = g_idx ? *g_idx : at::Tensor();
+  counts_groups_ = g_idx && g_idx->equal(groups_in_order(in_features_, group_size_));
+  if (counts_groups_) g_idx_ = at::Tensor();
   for (const char* name : {"qweight", "qzeros", "scales"})
     set_tensor(name, tensors.at(name).contiguous());
   zero_rule_ = config.zero_rule();
-  const std::int64_t groups = scales.size(0);
-  zeros_ = at::empty({groups, out_features_}, at::kShort);
-  auto* zeros = reinterpret_cast<std::uint16_t*>(zeros_.mutable_data_ptr<std::int16_t>());
-  for (std::int64_t g = 0; g < groups; ++g)
-    decode_zeros(words_of(std::as_const(qzeros)) + g * qzeros.size(1), out_features_, bits_,
-                 zero_rule_, zeros + g * out_features_);
   weight_dtype_ = model_dtype_ == at::kFloat ? scales.scalar_type() : model_dtype_;
   const double most = static_cast<double>(1 << bits_);
   if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * most > kLargestHalf)
@@ -70,34 +70,77 @@ void QuantLinear::fill(const Tensors& tensors, const GptqConfig& config) {
     if (bias.defined() || given->ne(0).any().item<bool>())
       float_bias_ = given->to(at::kFloat).contiguous();
   }
-  group_size_ = config.group_of(in_features_);
   make_panels();
+}
+
+at::Tensor QuantLinear::group_of_input() const {
+  return group_.defined() ? group_ : groups_in_order(in_features_, group_size_);
+}
+
+at::Tensor QuantLinear::zeros_as_in_file() const {
+  if (!zeros_in_panels_) return qzeros;
+  const auto zeros = zero_points(0, out_features_);
+  auto words = at::empty({zeros.size(0), words_for(out_features_, bits_)}, at::kInt);
+  std::fill_n(words_of(words), words.numel(), 0U);
+  const auto* from = zeros.const_data_ptr<std::int16_t>();
+  const unsigned mask = (1U << bits_) - 1U;
+  for (std::int64_t g = 0; g < zeros.size(0); ++g, from += out_features_)
+    for (std::int64_t n = 0; n < out_features_; ++n)
+      put_field(words_of(words) + g * words.size(1), 1, n, bits_,
+                static_cast<unsigned>(from[n]) & mask);
+  if (zero_rule_ != ZeroRule::plain) to_borrowed(words_of(words), words.numel(), bits_);
+  return words;
+}
+
+at::Tensor QuantLinear::zero_points(std::int64_t first, std::int64_t count) const {
+  if (zeros_in_panels_)
+    return kernels::by_group(panels_.shape, panels_.zeros, first, count).to(at::kShort);
+  // From a word's beginning on.
+  const std::int64_t extra = first % 32, fields = extra + count, groups = qzeros.size(0);
+  auto out = at::empty({groups, fields}, at::kShort);
+  const auto* row = words_of(qzeros) + words_for(first - extra, bits_);
+  auto* zeros = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<std::int16_t>());
+  for (std::int64_t g = 0; g < groups; ++g, row += qzeros.size(1), zeros += fields)
+    decode_zeros(row, fields, bits_, zero_rule_, zeros);
+  return out.narrow(1, extra, count);
 }
 
 void QuantLinear::make_panels() {
   if (panels_.defined()) pool().drain();
   panels_ = {};
+  zeros_in_panels_ = false;
   if (!whole_words(in_features_, bits_)) return;
-  auto sorting = sort_by_group(group_.const_data_ptr<std::int32_t>(), in_features_, group_size_);
+  auto sorting =
+      sort_by_group(group_of_input().const_data_ptr<std::int32_t>(), in_features_, group_size_);
   if (!sorting.even) return;
   const auto shape =
       kernels::panel_shape(panel_kind(bits_), out_features_, in_features_, group_size_);
   auto panels = kernels::empty_panels(shape);
   if (!sorting.order.empty()) panels.order = at::tensor(sorting.order, at::kInt);
-  const auto groups = at::tensor(sorting.groups, at::kInt);
-  const auto order_of = [&](const at::Tensor& values, at::ScalarType type) {
-    return kernels::by_panel(shape, values.index_select(0, groups).to(type));
-  };
-  panels.scales = order_of(scales, at::kFloat);
-  panels.zeros = order_of(zeros_, panels.zeros.scalar_type());
+  panels.scales = kernels::by_panel(shape, scales, sorting.groups);
+  panels.zeros = kernels::by_panel(
+      shape, zero_points(0, out_features_).to(panels.zeros.scalar_type()), sorting.groups);
   const PackedWords from{words_of(qweight), out_features_, bits_, panels.view().order};
   auto* codes = panels.codes.mutable_data_ptr<std::uint8_t>();
   for_each_chunk(pool(), shape.panels,
                  [&](std::int64_t panel) { pack(shape, from, panel, panel + 1, codes); });
   panels_ = std::move(panels);
   // From here on the panels are the only copy.
-  set_tensor("qweight",
-             panels_.codes.narrow(0, 0, 4 * qweight.numel()).view(at::kInt).view(qweight.sizes()));
+  set_tensor("qweight", kernels::stand_in(panels_.codes.view(at::kInt), qweight));
+  if (!in_order()) return;
+  set_tensor("scales", kernels::stand_in(panels_.scales, scales));
+  const auto zeros = qzeros;
+  zeros_in_panels_ = true;
+  zeros_in_panels_ = zeros_as_in_file().equal(zeros);
+  if (zeros_in_panels_)
+    set_tensor("qzeros", kernels::stand_in(panels_.zeros.view({-1}).view(at::kInt), zeros));
+}
+
+bool QuantLinear::in_order() const { return panels_.defined() && !panels_.order.defined(); }
+
+at::Tensor QuantLinear::scales_of(std::int64_t first, std::int64_t count) const {
+  return in_order() ? kernels::by_group(panels_.shape, panels_.scales, first, count)
+                    : scales.narrow(1, first, count);
 }
 
 at::Tensor QuantLinear::words(std::int64_t first, std::int64_t count) const {
@@ -112,16 +155,15 @@ at::Tensor QuantLinear::words(std::int64_t first, std::int64_t count) const {
 
 at::Tensor QuantLinear::columns(std::int64_t first, std::int64_t count) const {
   auto out = at::empty({in_features_, count}, at::kFloat);
-  const auto packed = words(first, count);
-  const auto some_scales =
-      scales.narrow(1, first, count).to(weight_dtype_).to(at::kFloat).contiguous();
-  const auto some_zeros = zeros_.narrow(1, first, count).to(at::kFloat).contiguous();
+  const auto packed = words(first, count), group = group_of_input();
+  const auto some_scales = scales_of(first, count).to(weight_dtype_).to(at::kFloat).contiguous();
+  const auto some_zeros = zero_points(first, count).to(at::kFloat).contiguous();
   const Columns columns{words_of(packed),
                         packed.stride(0),
                         in_features_,
                         count,
                         bits_,
-                        group_.const_data_ptr<std::int32_t>(),
+                        group.const_data_ptr<std::int32_t>(),
                         some_scales.const_data_ptr<float>(),
                         some_zeros.const_data_ptr<float>()};
   gptq::dequantize()(columns, out.mutable_data_ptr<float>());
@@ -136,6 +178,9 @@ void QuantLinear::to_cuda(const c10::Device& device) {
   if (device_weight_.is_packed()) {
     // From here on the device's is the only copy.
     pool().drain();
+    set_tensor("scales", scales_of(0, out_features_).contiguous());
+    set_tensor("qzeros", zeros_as_in_file());
+    zeros_in_panels_ = false;
     panels_ = {};
     set_tensor("qweight", device_weight_.codes_as(qweight));
   }
@@ -188,20 +233,24 @@ void QuantLinear::describe(ModuleSpec& spec) const {
 
 Tensors QuantLinear::stored(GptqConfig::Format format) const {
   const bool is_v2 = zero_rule_ == ZeroRule::plain, wants_v2 = format == GptqConfig::Format::v2;
-  auto zeros = qzeros;
+  auto zeros = zeros_as_in_file();
   if (is_v2 != wants_v2) {
-    if (zero_rule_ == ZeroRule::unmasked && zeros_.ge(1 << bits_).any().item<bool>())
+    if (zero_rule_ == ZeroRule::unmasked &&
+        zero_points(0, out_features_).ge(1 << bits_).any().item<bool>())
       throw Error(ErrorKind::usage, "the zero points do not fit into the other format")
           .at("tensor 'qzeros'")
           .expected("at most " + std::to_string((1 << bits_) - 1))
           .found(std::to_string(1 << bits_) + ", which AutoGPTQ makes of a zero point 0")
           .hint("keep the format");
-    zeros = qzeros.clone();
+    zeros = zeros.clone();
     auto* row = reinterpret_cast<std::uint32_t*>(zeros.mutable_data_ptr<std::int32_t>());
     for (std::int64_t g = 0; g < zeros.size(0); ++g, row += zeros.size(1))
       (wants_v2 ? to_plain : to_borrowed)(row, zeros.size(1), bits_);
   }
-  Tensors out{{"qweight", words(0, out_features_)}, {"qzeros", zeros}, {"scales", scales}};
+  Tensors out{{"qweight", words(0, out_features_)},
+              {"qzeros", zeros},
+              {"scales", scales_of(0, out_features_)}};
+  if (counts_groups_) out.set("g_idx", groups_in_order(in_features_, group_size_));
   if (g_idx_.defined()) out.set("g_idx", g_idx_);
   if (bias.defined()) out.set("bias", bias);
   if (stray_bias_.defined()) out.set("bias", stray_bias_);

@@ -40,16 +40,26 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   at::Tensor dequantize() const;
 
   at::Tensor qweight;  ///< int32 [words(K), N]: as in the file, or the first bytes of the panels
-  at::Tensor qzeros;   ///< int32 [G, words(N)], as in the file
-  at::Tensor scales;   ///< [G, N]
+  at::Tensor qzeros;   ///< int32 [G, words(N)] as in the file, or the first of the panels'
+  at::Tensor scales;   ///< [G, N] as in the file, or the first of the panels'
   at::Tensor bias;
 
  private:
   /// Makes panels of the words where that can be done.
   void make_panels();
+  /// [K] int32: the group of each input.
+  at::Tensor group_of_input() const;
+  /// int32 [G, words(N)].
+  at::Tensor zeros_as_in_file() const;
+  /// Whether panels hold the groups as they are in the file, and so the only copy of the scales.
+  bool in_order() const;
+  /// The scales of these outputs, [G, count] in the dtype of the file.
+  at::Tensor scales_of(std::int64_t first, std::int64_t count) const;
   /// The words of outputs [first, first + count) as in the file, int32 [words(K), count]; `first`
   /// is a multiple of a panel's width.
   at::Tensor words(std::int64_t first, std::int64_t count) const;
+  /// The zero points of these outputs, int16 [G, count].
+  at::Tensor zero_points(std::int64_t first, std::int64_t count) const;
   /// The transposed weight of these outputs: [K, count] in weight_dtype_.
   at::Tensor columns(std::int64_t first, std::int64_t count) const;
 
@@ -58,9 +68,10 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   ZeroRule zero_rule_ = ZeroRule::plain;
   at::ScalarType model_dtype_;  ///< of the model as its config names it
   at::ScalarType weight_dtype_ = at::kHalf;
-  at::Tensor zeros_;  ///< [G, N] int16, decoded
-  at::Tensor group_;  ///< [K] int32
-  at::Tensor g_idx_;  ///< as in the file; undefined when it has none
+  at::Tensor group_;            ///< [K] int32; undefined: the inputs are in order
+  at::Tensor g_idx_;            ///< as in the file; undefined when it has none, or:
+  bool counts_groups_ = false;  ///< the file's g_idx says k / group_size
+  bool zeros_in_panels_ = false;
   kernels::PanelTensors panels_;
   at::Tensor float_bias_;  ///< what is added, in float32; undefined: nothing
   void to_cuda(const c10::Device& device);

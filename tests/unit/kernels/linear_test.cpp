@@ -168,6 +168,26 @@ TEST_CASE("integer activations give the oracle's bits at every level, any thread
         }
 }
 
+TEST_CASE("scales in 16 bits give the bits of the same scales in float32") {
+  for (const auto type : {ElementType::f16, ElementType::bf16})
+    for (const auto kind : kKinds)
+      for (const auto& size : kSizes) {
+        RandomWeight weight(kind, size.n, size.k, size.group);
+        weight.round_scales_to(type);
+        for (const auto act : {Act::a15, Act::a8, Act::bf16, Act::f32})
+          for (const auto level : available_cpu_levels())
+            for (const std::int64_t m : {1, 3, 17}) {
+              CAPTURE(label(kind, level, size, m));
+              const auto x = rows(m, size.k, Shape::gaussian);
+              const auto narrow = run(level, weight, act, x, m, ThreadPool<1>::table);
+              const auto halves = weight.packed.scales;
+              weight.packed.scales = {weight.scales.data()};
+              CHECK(narrow == run(level, weight, act, x, m, ThreadPool<1>::table));
+              weight.packed.scales = halves;
+            }
+      }
+}
+
 TEST_CASE("float activations agree with float64 at every level, and with any threads bit for bit") {
   for (const auto kind : kKinds)
     for (const auto& size : kSizes)

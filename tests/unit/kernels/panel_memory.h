@@ -36,7 +36,7 @@ class PanelMemory {
     kernels::PanelWeight out;
     out.shape = shape;
     out.codes = codes_.get();
-    out.scales = scales_.data();
+    out.scales = {scales_.data()};
     out.zeros = shape.kind == kernels::PanelKind::int8
                     ? static_cast<const void*>(wide_zeros_.data())
                     : static_cast<const void*>(small_zeros_.data());

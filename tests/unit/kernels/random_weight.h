@@ -1,7 +1,9 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
@@ -19,6 +21,7 @@ struct RandomWeight {
   kernels::PanelWeight packed;
   std::vector<std::uint8_t> codes;  ///< [n][k]
   std::vector<float> scales;
+  std::vector<std::uint16_t> half_scales;
   std::vector<std::uint8_t> small_zeros;
   std::vector<std::int16_t> wide_zeros;
   std::vector<float> table;
@@ -69,12 +72,30 @@ struct RandomWeight {
     kernels::pack_panels(shape, {+read, &source}, 0, shape.panels, memory.get());
     packed.shape = shape;
     packed.codes = memory.get();
-    packed.scales = scales.data();
+    packed.scales = {scales.data()};
     packed.zeros = kind == PanelKind::int4   ? static_cast<const void*>(small_zeros.data())
                    : kind == PanelKind::int8 ? static_cast<const void*>(wide_zeros.data())
                                              : nullptr;
     packed.table = table.data();
     packed.order = shuffled ? order.data() : nullptr;
+  }
+
+  /// The same scales, each rounded to `type`, in 16 bits.
+  void round_scales_to(kernels::ElementType type) {
+    half_scales.resize(scales.size());
+    for (std::size_t i = 0; i < scales.size(); ++i) {
+      if (type == kernels::ElementType::f16) {
+        const auto half = static_cast<_Float16>(scales[i]);
+        std::memcpy(&half_scales[i], &half, 2);
+        scales[i] = static_cast<float>(half);
+      } else {
+        auto bits = std::bit_cast<std::uint32_t>(scales[i]);
+        bits = (bits + 0x8000U) & 0xFFFF0000U;
+        half_scales[i] = static_cast<std::uint16_t>(bits >> 16);
+        scales[i] = std::bit_cast<float>(bits);
+      }
+    }
+    packed.scales = {half_scales.data(), type};
   }
 
   double value(std::int64_t output, std::int64_t i) const {
