@@ -3,7 +3,7 @@
 
     python bench/peers/cpu_kernels.py build/release/bin/graft [--rows 1 8 32] [--rounds 7] [--threads 1]
 
-Needs torch and bitsandbytes in the environment it runs in. Weights rotate through more memory than
+Needs torch in the environment it runs in, and bitsandbytes and gptqmodel, or other --peers. Weights rotate through more memory than
 four times the last-level cache. With one thread the time is that of the core, with more it is what
 passes. Each round takes the best of a few calls of everything; the table shows the median over the
 rounds of time(peer) / time(graft), for the graft kernel that a user would get in the peer's place.
@@ -20,7 +20,7 @@ import torch
 
 SHAPES = [(14336, 4096)]
 PLACES = {"torch bf16": "nf4", "bitsandbytes nf4": "nf4", "aten int4 g128": "int4-a15",
-          "aten int8": "int8-a15"}
+          "gptqmodel int4 g128": "int4-a15", "aten int8": "int8-a15"}
 
 
 def cache_bytes():
@@ -61,6 +61,22 @@ def aten_int4(n, k):
             for w in weights]
 
 
+def gptqmodel_int4(n, k):
+    from gptqmodel.nn_modules.qlinear.torch_cpu_avx512 import TorchCpuAvx512Linear as Layer
+
+    available, error = Layer.validate_once()
+    if not available:
+        raise error
+    codes = torch.randint(-2**31, 2**31, (k // 8, n), dtype=torch.int64).int()
+    zeros = torch.full((k // 128, n // 8), 0x77777777, dtype=torch.int32)
+    packed, zeros = Layer.pack_gptq_int4_kernel(codes, zeros, torch.empty(0, dtype=torch.int32),
+                                                n, k)
+    scales = torch.rand(k // 128, n)
+    multiply = Layer.gemm_int4_qzero_group_scaled_cpu_kernel
+    weights = [packed.clone() for _ in range(copies_for(n * k // 2))]
+    return [lambda x, w=w: multiply(x, w, zeros, scales, 128, None) for w in weights]
+
+
 def aten_int8(n, k):
     scales = torch.rand(n).bfloat16()
     weights = [torch.randint(-127, 127, (n, k), dtype=torch.int8)
@@ -69,7 +85,8 @@ def aten_int8(n, k):
 
 
 PEERS = {"torch bf16": torch_bf16, "bitsandbytes nf4": bitsandbytes_nf4,
-         "aten int4 g128": aten_int4, "aten int8": aten_int8}
+         "aten int4 g128": aten_int4, "gptqmodel int4 g128": gptqmodel_int4,
+         "aten int8": aten_int8}
 
 
 def best_call(layers, x, clock, calls):
