@@ -1,5 +1,6 @@
 #include "graft/host.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -319,6 +320,8 @@ static bool uses_calibration(const Plan& plan, const at::Tensor& ids, const Mode
 
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
   require_device(options.device);
+  // Nothing here has a gradient: autograd's layers are left out, and the memory of their code.
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
   State::Prepared ready = state_->prepare(*this, checkpoint, options);
   ready.plan.check(state_->options.strict);
   if (ready.quantizer && ready.quantizer->pre_quantized()) {

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <new>
 
 #include "graft/nn/layers.h"
 #include "graft/nn/row_linear.h"
@@ -24,6 +26,8 @@ constexpr std::int64_t kPositions = 64;
 constexpr std::int64_t kWidestHead = 512;
 /// Multiply-adds from which attention of one row is worth a job of the pool.
 constexpr std::int64_t kSharedAttention = 1 << 19;
+/// Of the caches: a row of them is read in whole lines.
+constexpr std::size_t kAlignment = 64;
 /// Queries of a chunk of attention.
 constexpr std::int64_t kQueriesOfChunk = 32;
 
@@ -46,13 +50,15 @@ DecodingLoop::DecodingLoop(const DecoderGraph& graph)
 
 DecodingLoop::~DecodingLoop() { pool_.drain(); }
 
-std::unique_ptr<DecodingLoop> DecodingLoop::of(Model& model) {
+std::unique_ptr<DecodingLoop> DecodingLoop::of(Model& model, std::int64_t room) {
   auto* graphed = dynamic_cast<GraphedDecoder*>(&model);
   if (!graphed) return nullptr;
   const auto graph = graphed->decoder_graph();
   if (!graph) return nullptr;
   std::unique_ptr<DecodingLoop> loop(new DecodingLoop(*graph));
-  return loop->prepare(*graph) ? std::move(loop) : nullptr;
+  if (!loop->prepare(*graph)) return nullptr;
+  loop->reserve(room);
+  return loop;
 }
 
 bool DecodingLoop::prepare(const DecoderGraph& graph) {
@@ -131,25 +137,31 @@ void DecodingLoop::reserve(std::int64_t tokens) {
   const std::int64_t old_values = kernels::value_bytes(type_, head_dim_, before);
   const std::int64_t keys = kernels::key_bytes(type_, head_dim_, capacity_);
   const std::int64_t values = kernels::value_bytes(type_, head_dim_, capacity_);
+  const std::int64_t of_layer = kernels::round_up_64(kv_heads_ * (keys + values));
+  auto space = static_cast<std::size_t>(of_layer) * layers_.size() + kAlignment;
+  // Zeros where no key is yet: scores of those are thrown away, but computed.
+  std::unique_ptr<void, Free> grown(std::calloc(space, 1));
+  if (!grown) throw std::bad_alloc();
+  void* aligned = grown.get();
+  auto* to = static_cast<std::byte*>(std::align(kAlignment, 1, aligned, space));
   for (auto& layer : layers_) {
-    // Zeros where no key is yet: scores of those are thrown away, but computed.
-    std::vector<std::byte> grown(static_cast<std::size_t>(kv_heads_ * (keys + values)));
     for (std::int64_t h = 0; h < kv_heads_ && before > 0; ++h) {
-      std::memcpy(grown.data() + h * keys, layer.cache.data() + h * old_keys,
-                  static_cast<std::size_t>(old_keys));
-      std::memcpy(grown.data() + kv_heads_ * keys + h * values,
-                  layer.cache.data() + kv_heads_ * old_keys + h * old_values,
+      std::memcpy(to + h * keys, layer.cache + h * old_keys, static_cast<std::size_t>(old_keys));
+      std::memcpy(to + kv_heads_ * keys + h * values,
+                  layer.cache + kv_heads_ * old_keys + h * old_values,
                   static_cast<std::size_t>(old_values));
     }
-    layer.cache = std::move(grown);
+    layer.cache = to;
+    to += of_layer;
   }
+  caches_ = std::move(grown);
 }
 
 kernels::HeadCache DecodingLoop::head_cache(Layer& layer, std::int64_t kv_head) const {
   const std::int64_t keys = kernels::key_bytes(type_, head_dim_, capacity_);
   const std::int64_t values = kernels::value_bytes(type_, head_dim_, capacity_);
-  return {type_, head_dim_, layer.cache.data() + kv_head * keys,
-          layer.cache.data() + kv_heads_ * keys + kv_head * values};
+  return {type_, head_dim_, layer.cache + kv_head * keys,
+          layer.cache + kv_heads_ * keys + kv_head * values};
 }
 
 void DecodingLoop::read_positions(std::int64_t start, std::int64_t count) {
@@ -176,20 +188,23 @@ std::span<const float> DecodingLoop::next(std::span<const std::int64_t> ids) {
   const auto widen = [&](std::vector<float>& rows, std::int64_t width) {
     if (const auto size = most * static_cast<std::size_t>(width); rows.size() < size)
       rows.resize(size);
+    return rows.data();
   };
+  const std::int64_t heads = heads_ * head_dim_, kv_heads = kv_heads_ * head_dim_;
   widen(rows_.x, hidden_);
   widen(rows_.normed, hidden_);
-  widen(rows_.q, heads_ * head_dim_);
-  widen(rows_.mixed, heads_ * head_dim_);
-  widen(rows_.k, kv_heads_ * head_dim_);
-  widen(rows_.v, kv_heads_ * head_dim_);
-  widen(rows_.gate, intermediate_);
-  widen(rows_.up, intermediate_);
+  rows_.q = rows_.gate = widen(rows_.inner, std::max(2 * (heads + kv_heads), 2 * intermediate_));
+  const auto rows_at_once = static_cast<std::int64_t>(most);
+  rows_.mixed = rows_.q + rows_at_once * heads;
+  rows_.k = rows_.mixed + rows_at_once * heads;
+  rows_.v = rows_.k + rows_at_once * kv_heads;
+  rows_.up = rows_.gate + rows_at_once * intermediate_;
   std::int64_t last = 0;
   for (std::int64_t block = 0; block < blocks; ++block) {
     const auto rows = kernels::row_tile(count, kBlockRows, block);
-    run_block(ids.subspan(static_cast<std::size_t>(rows.first), static_cast<std::size_t>(rows.rows)),
-              length_ + rows.first);
+    run_block(
+        ids.subspan(static_cast<std::size_t>(rows.first), static_cast<std::size_t>(rows.rows)),
+        length_ + rows.first);
     last = rows.rows - 1;
   }
   length_ += count;
@@ -216,17 +231,16 @@ void DecodingLoop::run_block(std::span<const std::int64_t> ids, std::int64_t sta
   const auto* table = static_cast<const std::byte*>(embedding_.const_data_ptr());
   const std::int64_t row_bytes = hidden_ * static_cast<std::int64_t>(embedding_.element_size());
   float *x = rows_.x.data(), *normed = rows_.normed.data();
-  float *gate = rows_.gate.data(), *up = rows_.up.data();
+  float *gate = rows_.gate, *up = rows_.up;
   for (std::int64_t r = 0; r < m; ++r)
     ops.widen(table + ids[static_cast<std::size_t>(r)] * row_bytes, hidden_, x + r * hidden_);
   for (auto& layer : layers_) {
     for_rows(m, [&](std::int64_t r) {
       ops.rms_norm(x + r * hidden_, layer.input_norm.data(), hidden_, eps_, normed + r * hidden_);
     });
-    multiply({{&layer.q, rows_.q.data()}, {&layer.k, rows_.k.data()}, {&layer.v, rows_.v.data()}},
-             normed, hidden_, m);
+    multiply({{&layer.q, rows_.q}, {&layer.k, rows_.k}, {&layer.v, rows_.v}}, normed, hidden_, m);
     attention(layer, m, start);
-    multiply({{&layer.o, normed}}, rows_.mixed.data(), heads_ * head_dim_, m);
+    multiply({{&layer.o, normed}}, rows_.mixed, heads_ * head_dim_, m);
     for_rows(m, [&](std::int64_t r) {
       ops.add(x + r * hidden_, normed + r * hidden_, hidden_);
       ops.rms_norm(x + r * hidden_, layer.post_norm.data(), hidden_, eps_, normed + r * hidden_);
@@ -252,9 +266,9 @@ void DecodingLoop::attention(Layer& layer, std::int64_t m, std::int64_t start) {
   };
   for_rows(m, [&](std::int64_t r) {
     const std::int64_t table = (start + r - table_start_) * rotary_;
-    float* k = rows_.k.data() + r * kv_heads_ * head_dim_;
-    const float* v = rows_.v.data() + r * kv_heads_ * head_dim_;
-    rotate(rows_.q.data() + r * heads_ * head_dim_, heads_, layer.q_norm, table);
+    float* k = rows_.k + r * kv_heads_ * head_dim_;
+    const float* v = rows_.v + r * kv_heads_ * head_dim_;
+    rotate(rows_.q + r * heads_ * head_dim_, heads_, layer.q_norm, table);
     rotate(k, kv_heads_, layer.k_norm, table);
     for (std::int64_t h = 0; h < kv_heads_; ++h)
       kernels::remember(head_cache(layer, h), start + r, k + h * head_dim_, v + h * head_dim_);
@@ -285,16 +299,15 @@ void DecodingLoop::attend(Layer& layer, std::int64_t start, std::int64_t kv_head
     args.rows = std::min(most, last - query);
     for (std::int64_t i = 0; i < args.rows; ++i) {
       const std::int64_t row = (query + i) / group, head = kv_head * group + (query + i) % group;
-      args.q[i] = rows_.q.data() + (row * heads_ + head) * head_dim_;
+      args.q[i] = rows_.q + (row * heads_ + head) * head_dim_;
       args.last[i] = start + row + 1;
-      args.first[i] =
-          layer.window > 0 ? std::max<std::int64_t>(0, args.last[i] - layer.window) : 0;
+      args.first[i] = layer.window > 0 ? std::max<std::int64_t>(0, args.last[i] - layer.window) : 0;
       args.out[i] = results + i * width;
     }
     operations_->attend(args);
     for (std::int64_t i = 0; i < args.rows; ++i) {
       const std::int64_t row = (query + i) / group, head = kv_head * group + (query + i) % group;
-      std::memcpy(rows_.mixed.data() + (row * heads_ + head) * head_dim_, args.out[i],
+      std::memcpy(rows_.mixed + (row * heads_ + head) * head_dim_, args.out[i],
                   static_cast<std::size_t>(head_dim_) * 4);
     }
   }

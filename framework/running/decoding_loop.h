@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <vector>
@@ -21,8 +22,9 @@ class GRAFT_API DecodingLoop {
  public:
   /// nullptr when only forward() runs `model`: another architecture, device or mix of dtypes. The
   /// loop borrows the model, which may not change meanwhile, and keeps the activation mode that is
-  /// set now.
-  static std::unique_ptr<DecodingLoop> of(Model& model);
+  /// set now. `room`: tokens that it will not grow for; memory is taken as they come. Throws
+  /// std::bad_alloc.
+  static std::unique_ptr<DecodingLoop> of(Model& model, std::int64_t room = 0);
   ~DecodingLoop();
   DecodingLoop(const DecodingLoop&) = delete;
   DecodingLoop& operator=(const DecodingLoop&) = delete;
@@ -42,10 +44,13 @@ class GRAFT_API DecodingLoop {
     std::vector<float> input_norm, post_norm, q_norm, k_norm;  ///< weights; empty: no such norm
     Linear q, k, v, o, gate, up, down;
     std::int64_t window = 0;
-    std::vector<std::byte> cache;  ///< keys of all heads, then values of all heads
+    std::byte* cache = nullptr;  ///< in caches_: keys of all heads, then values of all heads
   };
   struct Rows {
-    std::vector<float> x, normed, q, k, v, mixed, gate, up;
+    std::vector<float> x, normed, inner;
+    // In inner: those of attention, those of the MLP.
+    float *q = nullptr, *k = nullptr, *v = nullptr, *mixed = nullptr;
+    float *gate = nullptr, *up = nullptr;
   };
 
   explicit DecodingLoop(const DecoderGraph& graph);
@@ -80,7 +85,11 @@ class GRAFT_API DecodingLoop {
   at::Tensor embedding_;  ///< [vocabulary, hidden]
   std::vector<float> norm_;
   Linear head_;
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
   std::vector<Layer> layers_;
+  std::unique_ptr<void, Free> caches_;  ///< of all layers
 
   std::int64_t length_ = 0, capacity_ = 0;  ///< tokens so far; that the caches have room for
   std::vector<float> cos_, sin_;            ///< [positions][rotary_]

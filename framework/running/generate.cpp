@@ -82,6 +82,14 @@ void check(const Model& model, std::span<const std::int64_t> prompt,
     throw Error(ErrorKind::usage, "top-p must be above 0 and at most 1");
 }
 
+/// Tokens that a sequence may come to: what the model is made for bounds what was asked for.
+std::int64_t room_for(const Model& model, std::size_t prompt, const GenerateOptions& options) {
+  const auto given = static_cast<std::int64_t>(prompt);
+  const std::int64_t asked = std::min(options.max_new_tokens, std::int64_t{1} << 20);
+  const std::int64_t most = model.text_config().get_int("max_position_embeddings", given + asked);
+  return given + std::min(asked, std::max<std::int64_t>(most - given, 0));
+}
+
 void add_stop_ids(const Value& config, std::vector<std::int64_t>& ids) {
   const Value* eos = config.find("eos_token_id");
   if (!eos) return;
@@ -100,7 +108,7 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
   Generated out;
   if (options.max_new_tokens < 1) return out;
   const c10::InferenceMode guard;
-  const auto loop = DecodingLoop::of(model);
+  const auto loop = DecodingLoop::of(model, room_for(model, prompt.size(), options));
   KvCache cache(loop ? 0 : model.cache_layers());
   Random random(options.seed);
   at::Tensor logits;
