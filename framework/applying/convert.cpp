@@ -15,12 +15,6 @@
 namespace graft {
 namespace {
 
-at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
-  auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
-  checkpoint.read(info, tensor.mutable_data_ptr());
-  return tensor;
-}
-
 std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
                                      const Context& context) {
   const ModuleGroup alone{{{entry.spec, entry.config, std::move(dense)}}, {}};
@@ -39,14 +33,6 @@ std::string source_name(const PlanEntry& entry, const std::string& name) {
   return path.empty() ? name : path + "." + name;
 }
 
-/// A part of a tensor is copied only when its turn comes.
-TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
-  return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {
-            const auto flat = tensor.detach().to(at::kCPU).contiguous();
-            return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
-          }};
-}
-
 /// The bytes of the checkpoint itself, read when their turn comes.
 TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
   return {info.name, info.dtype, info.shape, [checkpoint, info] {
@@ -57,6 +43,19 @@ TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
 }
 
 }  // namespace
+
+TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
+  return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {
+            const auto flat = tensor.detach().to(at::kCPU).contiguous();
+            return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
+          }};
+}
+
+at::Tensor read_tensor(const Checkpoint& checkpoint, const TensorInfo& info) {
+  auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
+  checkpoint.read(info, tensor.mutable_data_ptr());
+  return tensor;
+}
 
 at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned) {
   const TensorInfo& info = checkpoint.at(planned.source);
@@ -251,7 +250,7 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
       const std::string source = source_name(entry, name);
       const auto* info = plan.pre_quantized ? checkpoint.find(source) : nullptr;
       const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
-      if (cast && in_dtype(read(checkpoint, *info), tensor.scalar_type()).equal(tensor))
+      if (cast && in_dtype(read_tensor(checkpoint, *info), tensor.scalar_type()).equal(tensor))
         write(as_stored(checkpoint, *info));
       else
         write(to_write(source, tensor));
