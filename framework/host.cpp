@@ -11,6 +11,8 @@
 #include "applying/convert.h"
 #include "applying/device.h"
 #include "calibrating/calibrate.h"
+#include "calibrating/job_file.h"
+#include "calibrating/journal.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
 #include "models/restructurings.h"
@@ -348,6 +350,12 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   if (calibrated) {
+    std::optional<Journal> journal;
+    if (!options.state.folder.empty())
+      journal.emplace(options.state,
+                      describe_job(checkpoint, ready.plan, ready.quantizer->describe(),
+                                   state_->plugins, options.calibration),
+                      options.context);
     fill_kept(ready.model, ready.plan, checkpoint, options.context);
     const auto run = [&] {
       const c10::InferenceMode guard;
@@ -356,8 +364,8 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
       batch.last_logits_only = true;
       ready.model->forward(batch);
     };
-    loaded.calibration =
-        quantize_calibrated(ready.model, ready.plan, &checkpoint, run, options.context, {});
+    loaded.calibration = quantize_calibrated(ready.model, ready.plan, &checkpoint, run,
+                                             options.context, {}, journal ? &*journal : nullptr);
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});
   }

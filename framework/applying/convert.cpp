@@ -19,12 +19,6 @@
 namespace graft {
 namespace {
 
-at::Tensor read(const Checkpoint& checkpoint, const TensorInfo& info) {
-  auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
-  checkpoint.read(info, tensor.mutable_data_ptr());
-  return tensor;
-}
-
 std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
                                      const Context& context) {
   const ModuleGroup alone{{{entry.spec, entry.config, std::move(dense)}}, {}};
@@ -41,14 +35,6 @@ std::string source_name(const PlanEntry& entry, const std::string& name) {
       return tensor.source;
   const auto& path = entry.source_path.empty() ? entry.spec.path : entry.source_path;
   return path.empty() ? name : path + "." + name;
-}
-
-/// A part of a tensor is copied only when its turn comes.
-TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
-  return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {
-            const auto flat = tensor.detach().to(at::kCPU).contiguous();
-            return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
-          }};
 }
 
 /// The bytes of the checkpoint itself, read when their turn comes.
@@ -69,6 +55,19 @@ void return_freed_memory() {
 }
 
 }  // namespace
+
+TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
+  return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {
+            const auto flat = tensor.detach().to(at::kCPU).contiguous();
+            return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
+          }};
+}
+
+at::Tensor read_tensor(const Checkpoint& checkpoint, const TensorInfo& info) {
+  auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
+  checkpoint.read(info, tensor.mutable_data_ptr());
+  return tensor;
+}
 
 at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned) {
   const TensorInfo& info = checkpoint.at(planned.source);
@@ -269,7 +268,7 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
       const std::string source = source_name(entry, name);
       const auto* info = plan.pre_quantized ? checkpoint.find(source) : nullptr;
       const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
-      if (cast && in_dtype(read(checkpoint, *info), tensor.scalar_type()).equal(tensor))
+      if (cast && in_dtype(read_tensor(checkpoint, *info), tensor.scalar_type()).equal(tensor))
         write(as_stored(checkpoint, *info));
       else
         write(to_write(source, tensor));

@@ -47,6 +47,11 @@ void verify_filled(const std::shared_ptr<nn::Block>& root);
 void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                          at::ScalarType dtype);
 
+/// Part of a model folder to write; the tensor is copied, where it has to be, when its turn comes.
+TensorToWrite to_write(std::string name, const at::Tensor& tensor);
+/// A tensor of a checkpoint in its own dtype, on the CPU.
+at::Tensor read_tensor(const Checkpoint& checkpoint, const TensorInfo& info);
+
 /// The model's tensors under their checkpoint names, in plan order, tied ones once. Of a model that
 /// was quantized already, tensors that were cast while loading are written as the checkpoint has
 /// them, and so are those that nothing took. Refers to the model's memory and to the checkpoint:

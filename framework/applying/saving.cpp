@@ -100,11 +100,9 @@ void Host::dequantize(LoadedModel& loaded, at::ScalarType dtype) const {
   loaded.plan.dtype = dtype;
 }
 
-void Host::save(const LoadedModel& loaded, const fs::path& folder,
-                const WriteOptions& options) const {
-  // What does not fit is found before anything is made.
-  auto tensors = tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint);
-  FolderWriter writer(folder, options, {loaded.checkpoint.folder()});
+/// Writes and commits.
+static void write_folder(const LoadedModel& loaded, std::vector<TensorToWrite> tensors,
+                         FolderWriter& writer) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(loaded.checkpoint.folder(), error))
     if (is_companion(entry.path())) writer.copy_file(entry.path());
@@ -112,6 +110,18 @@ void Host::save(const LoadedModel& loaded, const fs::path& folder,
   write_settings_files(loaded, writer);
   writer.write_tensors(std::move(tensors));
   writer.commit();
+}
+
+void Host::save(const LoadedModel& loaded, const fs::path& folder,
+                const WriteOptions& options) const {
+  // What does not fit is found before anything is made.
+  auto tensors = tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint);
+  FolderWriter writer(folder, options, {loaded.checkpoint.folder()});
+  write_folder(loaded, std::move(tensors), writer);
+}
+
+void Host::save(const LoadedModel& loaded, FolderWriter& writer) const {
+  write_folder(loaded, tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint), writer);
 }
 
 }  // namespace graft

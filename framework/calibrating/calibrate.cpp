@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <optional>
+#include <utility>
 
 #include "applying/swaps.h"
+#include "calibrating/journal.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
@@ -28,14 +31,20 @@ struct Group {
   bool done = false;
   at::Tensor input;    ///< the one it was done with, until all members have seen it
   std::size_t seen = 0;
-  at::Tensor divisor;  ///< what the producer now divides by, and the input of this run lacks
+  at::Tensor scales;   ///< what the producer was told to divide by; undefined: nothing
+  at::Tensor divisor;  ///< what it now divides by, and the input of this run lacks
 };
 
 class Job {
  public:
   Job(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint* checkpoint,
-      const Context& context)
-      : root_(root), plan_(plan), checkpoint_(checkpoint), context_(context), swaps_(root) {
+      const Context& context, Journal* journal)
+      : root_(root),
+        plan_(plan),
+        checkpoint_(checkpoint),
+        context_(context),
+        journal_(journal),
+        swaps_(root) {
     std::map<std::string, std::pair<std::size_t, std::string>> grouped;  // path -> group, producer
     if (const auto* model = dynamic_cast<const Model*>(root.get())) {
       std::size_t number = 0;
@@ -76,13 +85,19 @@ class Job {
   std::vector<GroupReport> take_report() { return std::move(report_); }
 
  private:
-  void quantize(Group& group, const at::Tensor& x);
+  void make(Group& group, const at::Tensor& x);
+  GroupReport quantize(Group& group, const at::Tensor& x);
+  void restore(Group& group, const GroupRecord& record);
+  void divide(Group& group, const at::Tensor& scales);
+  void adopt(Member& member, const std::shared_ptr<nn::Block>& made) const;
+  std::vector<Tensors> saved(const Group& group) const;
   Tensors dense_of(const Member& member) const;
 
   std::shared_ptr<nn::Block> root_;
   const Plan& plan_;
   const Checkpoint* checkpoint_;
   const Context& context_;
+  Journal* journal_;
   Swaps swaps_;
   std::vector<Group> groups_;
   std::size_t done_ = 0;
@@ -163,8 +178,33 @@ at::Tensor in_pieces(nn::Unary& module, const at::Tensor& divisor, const at::Ten
   return out.view(sizes);
 }
 
-void Job::quantize(Group& group, const at::Tensor& x) {
-  context_.advance("calibrate", done_++, groups_.size());
+/// Calls the plugin that the entry is of.
+template <class Call>
+decltype(auto) call_for(const PlanEntry& entry, Call&& call) {
+  return call_plugin(entry.plugin, entry.spec.path, std::forward<Call>(call));
+}
+
+void Job::divide(Group& group, const at::Tensor& scales) {
+  const auto [parent, name] = get_module_from_name(root_, group.producer);
+  const auto producer = std::dynamic_pointer_cast<nn::Unary>(*parent->named_children().find(name));
+  if (!producer) return;
+  auto before = producer->own_tensors();
+  group.divisor = producer->divide_output(scales);
+  if (!group.divisor.defined()) return;
+  group.scales = scales;
+  divided_.emplace_back(producer, std::move(before));
+}
+
+void Job::adopt(Member& member, const std::shared_ptr<nn::Block>& made) const {
+  check_made(*member.entry, made, /*on_meta=*/false);
+  member.made = std::dynamic_pointer_cast<nn::Unary>(made);
+  if (!member.made)
+    throw Error(ErrorKind::plugin,
+                "the plugin " + member.entry->plugin + " made no graft::nn::Unary")
+        .at(member.entry->spec.path);
+}
+
+GroupReport Job::quantize(Group& group, const at::Tensor& x) {
   const auto start = std::chrono::steady_clock::now();
   const PlanEntry& first = *group.members.front().entry;
   ModuleGroup given;
@@ -177,20 +217,10 @@ void Job::quantize(Group& group, const at::Tensor& x) {
     given.inputs.tokens = row.tokens = x.numel() / x.size(-1);
     given.inputs.hessian = second_moment(x);
   }
-  const auto call = [&](auto&& what) { return call_plugin(first.plugin, first.spec.path, what); };
   if (row.tokens > 0 && !group.producer.empty()) {
     const auto scales =
-        call([&] { return first.quantizer->input_scales(given, context_); });
-    if (scales.defined()) {
-      const auto [parent, name] = get_module_from_name(root_, group.producer);
-      const auto producer =
-          std::dynamic_pointer_cast<nn::Unary>(*parent->named_children().find(name));
-      if (producer) {
-        auto before = producer->own_tensors();
-        group.divisor = producer->divide_output(scales);
-        if (group.divisor.defined()) divided_.emplace_back(producer, std::move(before));
-      }
-    }
+        call_for(first, [&] { return first.quantizer->input_scales(given, context_); });
+    if (scales.defined()) divide(group, scales);
     if (group.divisor.defined()) {
       for (auto& member : given.members) {
         const auto& weight = member.dense.at("weight");
@@ -199,7 +229,7 @@ void Job::quantize(Group& group, const at::Tensor& x) {
       given.inputs.hessian.div_(group.divisor).div_(group.divisor.unsqueeze(1));
     }
   }
-  auto result = call([&] { return first.quantizer->quantize(given, context_); });
+  auto result = call_for(first, [&] { return first.quantizer->quantize(given, context_); });
   if (result.modules.size() != group.members.size())
     throw Error(ErrorKind::plugin, "the plugin " + first.plugin + " made another number of modules")
         .at(first.spec.path)
@@ -208,13 +238,10 @@ void Job::quantize(Group& group, const at::Tensor& x) {
   double lost = 0, whole = 0;
   for (std::size_t i = 0; i < group.members.size(); ++i) {
     Member& member = group.members[i];
-    check_made(*member.entry, result.modules[i], /*on_meta=*/false);
-    member.made = std::dynamic_pointer_cast<nn::Unary>(result.modules[i]);
-    if (!member.made)
-      throw Error(ErrorKind::plugin, "the plugin " + first.plugin + " made no graft::nn::Unary")
-          .at(member.entry->spec.path);
+    adopt(member, result.modules[i]);
     if (row.tokens == 0) continue;
-    const auto dequantized = call([&] { return first.quantizer->dequantize(*member.made); });
+    const auto dequantized =
+        call_for(first, [&] { return first.quantizer->dequantize(*member.made); });
     const auto [l, w] =
         losses(given.members[i].dense.at("weight"), dequantized, given.inputs.hessian);
     lost += l;
@@ -223,10 +250,52 @@ void Job::quantize(Group& group, const at::Tensor& x) {
   if (row.tokens > 0) row.relative_error = whole > 0 ? lost / whole : 0;
   row.fallback = result.fallback;
   if (row.tokens == 0) row.fallback = "no token of the calibration text reached it";
-  group.done = true;
   row.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return row;
+}
+
+void Job::restore(Group& group, const GroupRecord& record) {
+  for (std::size_t i = 0; i < group.members.size(); ++i) {
+    Member& member = group.members[i];
+    const PlanEntry& entry = *member.entry;
+    adopt(member, call_for(entry, [&] {
+            auto module = entry.quantizer->build(entry.spec, *entry.config);
+            entry.quantizer->fill(*module, *entry.config, record.modules[i]);
+            return module;
+          }));
+  }
+  if (record.scales.defined()) divide(group, record.scales);
+}
+
+std::vector<Tensors> Job::saved(const Group& group) const {
+  std::vector<Tensors> out;
+  for (const auto& member : group.members)
+    out.push_back(call_for(*member.entry, [&] {
+      return member.entry->quantizer->save(*member.made, *member.entry->config);
+    }));
+  return out;
+}
+
+/// Has the group's modules made, from its record or by its input x.
+void Job::make(Group& group, const at::Tensor& x) {
+  context_.advance("calibrate", done_++, groups_.size());
+  GroupReport row;
+  std::optional<GroupRecord> record;
+  if (journal_) {
+    std::vector<std::string> paths;
+    for (const auto& member : group.members) paths.push_back(member.entry->spec.path);
+    record = journal_->next(paths);
+  }
+  if (record) {
+    restore(group, *record);
+    row = std::move(record->row);
+  } else {
+    row = quantize(group, x);
+    if (journal_) journal_->keep({saved(group), group.scales, row});
+  }
+  group.done = true;
   if (!row.fallback.empty())
-    context_.say(LogLevel::warning, "calibrate", first.spec.path + ": " + row.fallback);
+    context_.say(LogLevel::warning, "calibrate", row.modules.front() + ": " + row.fallback);
   report_.push_back(std::move(row));
 }
 
@@ -234,7 +303,7 @@ at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& 
   Group& group = groups_[index];
   Member& member = group.members[number];
   if (!group.done) {
-    quantize(group, x);
+    make(group, x);
     group.input = x;
   }
   if (group.input.defined()) {
@@ -249,7 +318,7 @@ at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& 
 
 void Job::finish(const Observer& observer) {
   for (auto& group : groups_)
-    if (!group.done) quantize(group, {});
+    if (!group.done) make(group, {});
   context_.advance("calibrate", groups_.size(), groups_.size());
   for (const auto& group : groups_)
     for (const auto& member : group.members) swaps_.swap_everywhere(*member.entry, member.made);
@@ -272,9 +341,10 @@ CalibrationUse use_of_calibration(const Plan& plan) {
 std::vector<GroupReport> quantize_calibrated(const std::shared_ptr<nn::Block>& root,
                                              const Plan& plan, const Checkpoint* checkpoint,
                                              const std::function<void()>& run,
-                                             const Context& context, const Observer& observer) {
+                                             const Context& context, const Observer& observer,
+                                             Journal* journal) {
   const OneTorchThread guard;
-  Job job(root, plan, checkpoint, context);
+  Job job(root, plan, checkpoint, context, journal);
   job.install();
   run();
   job.finish(observer);

@@ -72,6 +72,12 @@ fs::path resolve(const fs::path& folder) {
   return path;
 }
 
+/// ".NAME.graft-PURPOSE" beside a resolved folder.
+fs::path hidden_beside(const fs::path& folder, std::string_view purpose) {
+  return folder.parent_path() /
+         ("." + folder.filename().string() + ".graft-" + std::string(purpose));
+}
+
 /// Whether `path` is `folder` or lies inside it; compares inodes, so no spelling hides it.
 bool is_inside(fs::path path, const fs::path& folder) {
   for (std::error_code code;; path = path.parent_path()) {
@@ -249,19 +255,21 @@ void check_file_name(const std::string& name) {
 
 }  // namespace
 
+fs::path FolderWriter::sibling(const fs::path& folder, std::string_view purpose) {
+  return hidden_beside(resolve(folder), purpose);
+}
+
 FolderWriter::FolderWriter(fs::path folder, WriteOptions options,
                            const std::vector<fs::path>& inputs)
     : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.folder = resolve(folder);
   s.options = std::move(options);
-  const std::string hidden = "." + s.folder.filename().string() + ".graft-";
-  const fs::path parent = s.folder.parent_path();
-  s.partial = parent / (hidden + "partial");
-  s.former = parent / (hidden + "former");
+  s.partial = hidden_beside(s.folder, "partial");
+  s.former = hidden_beside(s.folder, "former");
   in_file_system([&] {
     check_target(s.folder, s.options.overwrite, inputs);
-    s.lock.emplace(parent / (hidden + "lock"));
+    s.lock.emplace(hidden_beside(s.folder, "lock"));
 
     // What lies there now was left by a process that died: whoever is alive holds the lock. A
     // former folder without a successor means that it died between the two renames of commit().
@@ -308,7 +316,7 @@ void FolderWriter::write_tensors(std::vector<TensorToWrite> tensors) {
           if (s.options.progress && !s.options.progress(written, total))
             throw Error(ErrorKind::interrupted, "interrupted while the tensors were written")
                 .at(path_text(s.folder))
-                .hint("nothing was left behind");
+                .hint("no output was left behind");
         }
       }
       file.finish();
@@ -413,25 +421,14 @@ void FolderWriter::commit() {
 void write_tensor_file(const fs::path& file, std::vector<TensorToWrite> tensors) {
   const std::vector<Shard> shards = split(tensors, std::numeric_limits<std::uint64_t>::max());
   const Shard& shard = shards.front();
-  fs::path partial = file;
-  partial += ".partial-" + std::to_string(::getpid());
-  try {
-    OutputFile out(partial);
+  write_whole(file, [&](OutputFile& out) {
     out.write(0, shard.start.data(), shard.start.size());
     for (std::size_t i = 0; i < shard.members.size(); ++i) {
       const TensorToWrite& tensor = tensors[shard.members[i]];
       const auto data = tensor.data();
       out.write(shard.offsets[i], data.get(), tensor_bytes(tensor.dtype, tensor.shape));
     }
-    out.finish();
-    std::error_code code;
-    fs::rename(partial, file, code);
-    if (code) throw output_error("create the file", file, code.value());
-  } catch (...) {
-    std::error_code ignored;
-    fs::remove(partial, ignored);
-    throw;
-  }
+  });
 }
 
 }  // namespace graft

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <system_error>
 
 namespace graft {
@@ -109,10 +110,15 @@ std::shared_ptr<const std::byte> InputFile::map() const {
   return mapped;
 }
 
+std::string InputFile::modified() const {
+  char nanoseconds[16];
+  std::snprintf(nanoseconds, sizeof(nanoseconds), ".%09ld", opened_.st_mtim.tv_nsec);
+  return std::to_string(opened_.st_mtim.tv_sec) + nanoseconds;
+}
+
 std::string InputFile::fingerprint() const {
   return std::to_string(opened_.st_dev) + ":" + std::to_string(opened_.st_ino) + ":" +
-         std::to_string(opened_.st_size) + ":" + std::to_string(opened_.st_mtim.tv_sec) + "." +
-         std::to_string(opened_.st_mtim.tv_nsec);
+         std::to_string(opened_.st_size) + ":" + modified();
 }
 
 }  // namespace graft

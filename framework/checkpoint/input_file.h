@@ -38,6 +38,8 @@ class InputFile {
   void require_unchanged() const;
   /// The whole file as a read-only private map, which the result keeps alive.
   std::shared_ptr<const std::byte> map() const;
+  /// Modification time at opening, "SECONDS.NANOSECONDS" since 1970.
+  std::string modified() const;
   /// Device, inode, size and modification time at opening.
   std::string fingerprint() const;
 

@@ -1,10 +1,13 @@
 #include "checkpoint/output_file.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <string>
+#include <system_error>
 
 #include "checkpoint/input_file.h"
 
@@ -60,6 +63,22 @@ void OutputFile::finish() {
   // After EINTR the file is closed on Linux: closing again could close another thread's file.
   if (::close(fd_.release()) != 0 && errno != EINTR)
     throw output_error("close the file", path_, errno);
+}
+
+void write_whole(const std::filesystem::path& file, const std::function<void(OutputFile&)>& write) {
+  std::filesystem::path partial = file;
+  partial += std::string(kPartialMark) + std::to_string(::getpid());
+  std::error_code code;
+  try {
+    OutputFile out(partial);
+    write(out);
+    out.finish();
+    std::filesystem::rename(partial, file, code);
+    if (code) throw output_error("create the file", file, code.value());
+  } catch (...) {
+    std::filesystem::remove(partial, code);
+    throw;
+  }
 }
 
 void sync_folder(const std::filesystem::path& folder) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string_view>
 
 #include "checkpoint/file_descriptor.h"
@@ -27,6 +28,13 @@ class OutputFile {
   std::filesystem::path path_;
   FileDescriptor fd_;
 };
+
+/// In the names of files that are not whole yet.
+inline constexpr std::string_view kPartialMark = ".partial-";
+
+/// Makes or replaces a file, which is whole or as it was: `write` gets a temporary sibling, which
+/// is then synced and renamed. The caller syncs the folder.
+void write_whole(const std::filesystem::path& file, const std::function<void(OutputFile&)>& write);
 
 /// Syncs the entries of a folder.
 void sync_folder(const std::filesystem::path& folder);

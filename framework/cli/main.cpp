@@ -139,6 +139,7 @@ int run(int argc, char** argv) {
     add_plugins(app, program);
     add_quantize(app, program, asked_for("quantize"));
     add_registry(app, program);
+    add_resume(app, program);
     add_verify(app, program);
     for (auto* verb : app.get_subcommands({})) verb->fallthrough();
     app.parse(argc, argv);

@@ -116,6 +116,7 @@ void add_plugins(CLI::App& app, Program& program);
 void add_plugins_test(CLI::App& plugins, Program& program);
 void add_quantize(CLI::App& app, Program& program, bool with_methods);
 void add_registry(CLI::App& app, Program& program);
+void add_resume(CLI::App& app, Program& program);
 void add_verify(CLI::App& app, Program& program);
 
 }  // namespace graft::cli

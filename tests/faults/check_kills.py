@@ -1,4 +1,7 @@
-"""graft quantize is ended by signals at random moments: check_kills.py GRAFT GOLDEN KILLS."""
+"""graft quantize is ended by signals at random moments: check_kills.py GRAFT GOLDEN KILLS [resume].
+
+With "resume" the jobs calibrate, and `graft resume` goes on with what is left of them.
+"""
 import hashlib
 import json
 import os
@@ -56,6 +59,77 @@ def contents(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def write_ids(path, shape):
+    ids = numpy.random.default_rng(11).integers(0, 1024, shape, numpy.int64)
+    text = json.dumps({"input_ids": {"dtype": "I64", "shape": shape,
+                                     "data_offsets": [0, ids.nbytes]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + ids.tobytes())
+
+
+def check_resume(temporary):
+    """Kills jobs that calibrate, some of them twice, and compares what resuming makes of them."""
+    model, ids = temporary / "model", temporary / "ids.safetensors"
+    make_model(model)
+    write_ids(ids, [8, 64])
+    output = temporary / "outputs" / "out"
+    output.parent.mkdir()
+    state = output.parent / f".{output.name}.graft-job"
+    methods = (["gptq", "--group-size", "64"], ["gptq", "--group-size", "64", "--asym", "--desc-act"],
+               ["awq", "--group-size", "64"], ["bitsandbytes", "--double-quant"])
+
+    def start(*words):
+        return subprocess.Popen([graft, "-q", *words, "--threads", str(random.choice([1, 2]))],
+                                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def ends(process):
+        errors = process.communicate()[1].decode()
+        assert process.returncode == 0, errors
+
+    whole = {}
+    for number, method in enumerate(methods):
+        words = ["--calibration", ids, "--shard-bytes", "3000000", "--method", *method]
+        begin = time.monotonic()
+        ends(start("quantize", model, temporary / f"whole{number}", *words))
+        whole[number] = (words, contents(temporary / f"whole{number}"), time.monotonic() - begin)
+        assert len(whole[number][1]) > 4, whole[number]
+    counts, killed = {}, 0
+    while killed < kills:
+        words, good, last = whole[killed % len(methods)]
+        subprocess.run(["rm", "-rf", output, state], check=True)
+        process, twice = start("quantize", model, output, *words), random.random() < 0.5
+        for again in ([False, True] if twice else [False]):
+            if again:
+                process = start("resume", output)
+            try:
+                process.wait(random.uniform(0, last))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stderr.close()
+            if not state.exists():
+                break
+        if output.exists():
+            assert contents(output) == good, (killed, words)
+        if not process.returncode:
+            continue
+        killed += 1
+        records = len(list(state.glob("group-*.safetensors")))
+        # Between the output's name and the end of the state there is a moment.
+        if not (state / "job.json").exists():
+            what = "before there was a state" if not output.exists() else "when all was done"
+            if not output.exists():
+                ends(start("quantize", model, output, *words))
+        else:
+            what = "with a state" if records else "with a state without a group"
+            ends(start("resume", output, *(["--overwrite"] if output.exists() else [])))
+        counts[what, twice] = counts.get((what, twice), 0) + 1
+        print(f"{words[-3:]} killed {'twice ' if twice else ''}{what}: {records} groups", flush=True)
+        assert contents(output) == good, (killed, words)
+        assert [path.name for path in output.parent.iterdir()] == [output.name]
+    for key, count in counts.items():
+        print(count, key)
+
+
 def quantize(model, output, *more):
     return subprocess.Popen([graft, "-q", "quantize", model, output, "--method", "bitsandbytes",
                              "--shard-bytes", "3000000", *more],
@@ -64,6 +138,9 @@ def quantize(model, output, *more):
 
 with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
     temporary = pathlib.Path(name)
+    if sys.argv[4:] == ["resume"]:
+        check_resume(temporary)
+        sys.exit()
     model, output = temporary / "model", temporary / "outputs" / "out"
     make_model(model)
     output.parent.mkdir()

@@ -1,5 +1,7 @@
 // Every call of the system that a small quantize-and-save or load makes is denied once.
 
+#include <ATen/ATen.h>
+
 #include <cerrno>
 #include <map>
 #include <set>
@@ -124,6 +126,49 @@ TEST_CASE("a write that makes no progress is an error, not a loop") {
 
 TEST_CASE("short and interrupted writes are carried on") {
   CHECK(deny_each_call(false, How::once_more, {0}) > 5);
+}
+
+TEST_CASE("whichever call fails, a calibration keeps what it has done and goes on") {
+  const auto calibrate = [](const fs::path& state) {
+    LoadOptions options;
+    options.quantization_config = parse_json(R"({"quant_method":"awq","bits":4,"group_size":32})");
+    options.calibration = at::arange(40).reshape({1, 40});
+    options.state.folder = state;
+    return host().load(test::golden(kDense), options);
+  };
+  const auto saved = [](const LoadedModel& loaded) {
+    const test::TemporaryFolder out(test::in_memory());
+    host().save(loaded, out.path() / "m");
+    return contents(out.path() / "m");
+  };
+  const auto good = saved(calibrate({}));
+  for (const int code : {ENOSPC, EIO}) {
+    long denials = 0;
+    for (long at = 0;; ++at) {
+      const test::TemporaryFolder folder(test::in_memory());
+      const fs::path state = folder.path() / "state";
+      std::string message;
+      arm_files(Calls::writing, at, How::fail, code);
+      try {
+        calibrate(state);
+      } catch (const Error& error) {
+        CHECK(error.kind() == ErrorKind::resource);
+        message = error.what();
+      }
+      const FileReport report = disarm_files();
+      if (report.denied.empty()) break;
+      ++denials;
+      CAPTURE(report.denied);
+      CAPTURE(at);
+      CAPTURE(message);
+      if (message.empty()) CHECK(report.denied == "close");
+      CHECK(saved(calibrate(state)) == good);
+      discard_job_state(state);
+      CHECK(fs::is_empty(folder.path()));
+    }
+    MESSAGE(denials << " calls denied");
+    CHECK(denials > 50);
+  }
 }
 
 TEST_CASE("whichever read fails, a load says which file, and short reads are carried on") {

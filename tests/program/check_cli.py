@@ -4,6 +4,7 @@ import os
 import pathlib
 import pty
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -147,6 +148,7 @@ with tempfile.TemporaryDirectory() as name:
         "--calibration", ids, code=1, says="makes no use of calibration text")
     run("quantize", dense, here, *gptq, "--calibration", ids, "--damp", "2", code=1,
         says="'damp_percent'")
+    assert not (temporary / ".o.graft-job").exists()  # it would fail again
     (text / "empty.txt").write_text("")
     (text / "three.txt").write_text("one two three")
     (text / "same.txt").write_text(" the" * 40)
@@ -180,6 +182,105 @@ with tempfile.TemporaryDirectory() as name:
     assert sum(len(g["modules"]) for g in groups) == made["quantized"] == 14
     assert all(g["relative_error"] > 0 and g["fallback"] is None for g in groups)
     run("verify", here)
+
+    # A job with calibration text that is interrupted goes on, to the same files.
+    vocabulary = json.loads((dense / "config.json").read_text())["vocab_size"]
+    many = b"".join(struct.pack("<q", 7 * i * i % vocabulary) for i in range(32 * 512))
+    write_tensors(text / "long.safetensors", {"input_ids": ("I64", [32, 512], many)})
+    whole, stopped = temporary / "whole", temporary / "stopped"
+    state, job = temporary / ".stopped.graft-job", temporary / ".stopped.graft-job/job.json"
+    model = temporary / os.fsdecode(b"100%\xff")  # a name that JSON does not take
+    shutil.copytree(dense, model)
+    command = ["quantize", model, stopped, *gptq,
+               "--calibration", text / "long.safetensors"]
+    run("quantize", model, whole, *command[3:])
+    assert not state.exists() and not (temporary / ".whole.graft-job").exists()
+
+    def stop(*in_between):
+        """Ends the command by a signal when it has done a group, and gives its last line."""
+        process = subprocess.Popen([graft, *map(str, command)], env=environment,
+                                   stderr=subprocess.PIPE, text=True)
+        while not (state / "group-000000.safetensors").exists():
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGSTOP)
+        for other in in_between:
+            run(*other, code=4, says=("another process is writing this output: found process "
+                                      f"'{process.pid}'", "wait for it"))
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        said = process.communicate()[1]
+        assert process.returncode == 130, said
+        assert {path.name for path in temporary.iterdir() if "stopped" in path.name} == {state.name}
+        return said.splitlines()[-1]
+
+    def same():
+        assert {path.name: path.read_bytes() for path in stopped.iterdir()} == {
+            path.name: path.read_bytes() for path in whole.iterdir()}
+        assert not [path for path in temporary.iterdir() if ".stopped" in path.name]
+
+    run("resume", "--help", out=("OUT", "graft resume models/quantized"))
+    run("resume", stopped, code=1,
+        says=("stopped': there is nothing to resume: expected the state of an interrupted job in "
+              f"{state}, found none", "give the OUT of a `graft quantize` with calibration text"))
+    last = stop(["resume", stopped], command, [*command, "--overwrite"])
+    assert last == f"graft: calibrate: interrupted; `graft resume {stopped}` goes on", last
+    for other in (command, ["quantize", dense, stopped, "--method", "bitsandbytes"]):
+        run(*other, code=1,
+            says=("the job that was to make this output was interrupted: found its state in "
+                  f"{state}", f"`graft resume {stopped}` goes on with it, --overwrite discards it"))
+    run("resume", stopped, "--act", "a8", code=1,
+        says="leave out the options but for --threads, --json, --log, -q and -v")
+    written = job.read_text()
+    job.write_text(written[:100])
+    run("resume", stopped, code=2, says=("job.json: the job file is damaged", "start again"))
+    job.write_text(written.replace('"samples": 32', '"samples": 31'))
+    run("resume", stopped, code=2, says="the job file is damaged: expected a file whose checksum")
+    job.write_text(written)
+    config_file = model / "config.json"
+    config_text = config_file.read_text()
+    config_file.write_text(config_text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
+    run("resume", stopped, code=2,
+        says=("'config.json': 'rms_norm_eps': this has changed since the job was interrupted: "
+              "expected 1e-06, found 1e-05", "bring back what was there"))
+    config_file.write_text(config_text)
+    write_tensors(text / "long.safetensors", {"input_ids": ("I64", [32, 512], many[8:] + many[:8])})
+    run("resume", stopped, code=2, says="'calibration': 'ids': this has changed")
+    (text / "long.safetensors").unlink()
+    run("resume", stopped, code=2, says="long.safetensors")
+    write_tensors(text / "long.safetensors", {"input_ids": ("I64", [32, 512], many)})
+    resumed = as_json("resume", stopped, "--threads", "1")
+    assert set(resumed) == set(made) and resumed["output"] == str(stopped), resumed
+    assert [g["modules"] for g in resumed["calibration"]["groups"]] == [g["modules"] for g in groups]
+    same()
+
+    # Over a former output, which stays until the new one is whole.
+    former = (stopped / "model.safetensors").read_bytes()
+    shutil.copytree(stopped, temporary / "former")
+    command.append("--overwrite")
+    process = subprocess.Popen([graft, *map(str, command)], env=environment,
+                               stderr=subprocess.PIPE, text=True)
+    while not (state / "group-000001.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+    process.kill()
+    process.communicate()
+    assert (stopped / "model.safetensors").read_bytes() == former
+    record = state / "group-000000.safetensors"
+    record.write_bytes(record.read_bytes()[:-1])
+    run("resume", stopped, says=("warning: resume: the record group-000000.safetensors cannot be "
+                                 "used (", "is done again"))
+    same()
+    # What a save is denied: its largest file. The state is smaller.
+    shutil.rmtree(stopped)
+    largest = (whole / "model.safetensors").stat().st_size
+    full = subprocess.run([graft, *map(str, command)], env=environment, capture_output=True,
+                          text=True, restore_signals=False,
+                          preexec_fn=lambda: resource.setrlimit(
+                              resource.RLIMIT_FSIZE, (largest - 1, resource.RLIM_INFINITY)))
+    assert full.returncode == 4 and "File too large" in full.stderr, full
+    assert full.stderr.endswith(f"; `graft resume {stopped}` goes on\n"), full.stderr
+    assert not stopped.exists() and len(list(state.glob("group-*"))) == len(groups)
+    run(*command)  # --overwrite begins again
+    same()
 
     # Options of a method that several plugins serve.
     special = ["--plugin-path", plugins / "special"]
@@ -398,7 +499,9 @@ with tempfile.TemporaryDirectory() as name:
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     process.stderr.close()
-    assert not [entry for entry in temporary.iterdir() if "never" in entry.name]
+    assert not (temporary / "never").exists()
+    run("quantize", dense, temporary / "never", "--method", "bitsandbytes")
+    assert [path.name for path in temporary.iterdir() if "never" in path.name] == ["never"]
     checks += 1
 
     # text of a file cannot act on the terminal, wherever it turns up

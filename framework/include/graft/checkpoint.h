@@ -122,6 +122,10 @@ class GRAFT_API FolderWriter {
   /// The same of a safetensors file, with spaces where its header is padded with zeros; whether it
   /// was. Throws Error(model) when it would still not be valid.
   bool copy_repaired(const std::filesystem::path& from);
+  /// A hidden name beside `folder`, after any links, for something that goes with it:
+  /// ".NAME.graft-PURPOSE". A writer of `folder` has "partial", "former" and "lock" itself.
+  static std::filesystem::path sibling(const std::filesystem::path& folder,
+                                       std::string_view purpose);
   /// Syncs everything and renames. With `overwrite` the former folder is replaced only now.
   void commit();
 

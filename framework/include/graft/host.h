@@ -11,6 +11,7 @@
 #include "graft/checkpoint.h"
 #include "graft/context.h"
 #include "graft/error.h"
+#include "graft/job_state.h"
 #include "graft/model.h"
 #include "graft/model_quantizer.h"
 #include "graft/plan.h"
@@ -49,6 +50,12 @@ struct LoadOptions {
   /// Token ids [B, T] int64 of text to quantize a dense checkpoint by (graft/calibration.h);
   /// undefined: none. All of it is in memory at once while each layer runs.
   at::Tensor calibration;
+  /// Where a load that calibrates keeps what it has done, group by group, and goes on when the same
+  /// load was interrupted: to the same bytes, for any number of threads (graft/job_state.h). The
+  /// caller names the folder, and discards it once the model is saved; it is left as it is by every
+  /// error. Error(model) says what has changed since then, and Error(resource) that another process
+  /// is at work there. No folder: nothing is written.
+  JobState state;
   Context context;
 };
 
@@ -107,6 +114,9 @@ class GRAFT_API Host {
   /// the config is written as it was.
   void save(const LoadedModel& loaded, const std::filesystem::path& folder,
             const WriteOptions& options = {}) const;
+  /// The same through a writer that the caller has had since before the model was made, which keeps
+  /// other processes from the output; its inputs are loaded.checkpoint's folder. Commits it.
+  void save(const LoadedModel& loaded, FolderWriter& writer) const;
 
   const Plugins& plugins() const;
   const Registry& registry() const;

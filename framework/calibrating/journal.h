@@ -1,0 +1,51 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/output_lock.h"
+#include "graft/calibration.h"
+#include "graft/context.h"
+#include "graft/export.h"
+#include "graft/job_state.h"
+#include "graft/tensors.h"
+
+namespace graft {
+
+/// A group of modules that was quantized.
+struct GroupRecord {
+  std::vector<Tensors> modules;  ///< of each, as Quantizer::save gives them
+  at::Tensor scales;             ///< what its producer was told to divide by; undefined: nothing
+  GroupReport row;
+};
+
+/// The groups that a job has done, on disk. They come in the same order each time, so the first
+/// ones of a job that goes on are read and the others done and kept. Not thread-safe; another
+/// process is kept away by a lock.
+class GRAFT_API Journal {
+ public:
+  /// Begins or goes on with `job` (calibrating/job_file.h). `context` must outlive the journal.
+  Journal(const JobState& state, const Value& job, const Context& context);
+
+  /// The record of the next group, whose modules these are; nothing when it is to be done. From the
+  /// first record on that is missing or damaged, which is said, all are removed and done again.
+  std::optional<GroupRecord> next(const std::vector<std::string>& modules);
+
+  /// Keeps the group that next() gave nothing for. It is on the disk when this returns. Throws
+  /// Error(resource).
+  void keep(const GroupRecord& record);
+
+ private:
+  std::filesystem::path folder_;
+  std::optional<OutputLock> lock_;
+  const Context& context_;
+  std::size_t number_ = 0;
+  bool reading_ = true;
+};
+
+}  // namespace graft

@@ -1,0 +1,222 @@
+#include "cli/quantize_job.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+
+#include "cli/program.h"
+#include "graft/activations.h"
+#include "graft/job_state.h"
+#include "graft/quantizer.h"
+
+namespace graft::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A path as text for JSON, which is UTF-8 and names of files need not be: with '%' and all that is
+/// not ASCII as %NN.
+std::string word_of(const fs::path& path) {
+  std::string out;
+  for (const char c : path.string()) {
+    char escape[4] = {c};
+    if (c == '%' || static_cast<unsigned char>(c) >= 0x80)
+      std::snprintf(escape, sizeof(escape), "%%%02x", static_cast<unsigned char>(c));
+    out += escape;
+  }
+  return out;
+}
+
+fs::path path_of(const Value& word) {
+  const std::string& text = word.as_string();
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    unsigned char c = static_cast<unsigned char>(text[i]);
+    if (c == '%' && i + 2 < text.size()) {
+      std::from_chars(text.data() + i + 1, text.data() + i + 3, c, 16);
+      i += 2;
+    }
+    out += static_cast<char>(c);
+  }
+  return out;
+}
+
+Value words_of(const std::vector<std::string>& paths) {
+  Value::Array out;
+  for (const auto& path : paths) out.emplace_back(word_of(fs::absolute(path)));
+  return out;
+}
+
+std::vector<std::string> paths_of(const Value& words) {
+  std::vector<std::string> out;
+  for (const auto& word : words.as_array()) out.push_back(path_of(word).string());
+  return out;
+}
+
+/// Those that decide what a job makes, not how it is shown.
+Value to_value(const Globals& globals) {
+  Value out;
+  out.set("act", globals.activations);
+  out.set("device", globals.device);
+  out.set("trust", globals.trust);
+  out.set("strict", globals.strict);
+  out.set("allow_nonfinite", globals.allow_nonfinite);
+  out.set("allow_insecure_plugins", globals.allow_insecure);
+  out.set("plugins", words_of(globals.plugin_files));
+  out.set("plugin_paths", words_of(globals.plugin_paths));
+  out.set("registries", words_of(globals.registry_files));
+  return out;
+}
+
+void take(const Value& from, Globals& globals) {
+  globals.activations = from.at("act").as_string();
+  globals.device = from.at("device").as_string();
+  globals.trust = from.at("trust").as_string();
+  globals.strict = from.at("strict").as_bool();
+  globals.allow_nonfinite = from.at("allow_nonfinite").as_bool();
+  globals.allow_insecure = from.at("allow_insecure_plugins").as_bool();
+  globals.plugin_files = paths_of(from.at("plugins"));
+  globals.plugin_paths = paths_of(from.at("plugin_paths"));
+  globals.registry_files = paths_of(from.at("registries"));
+}
+
+/// The ids of --calibration FILE, or of graft's own text where the method cannot do without.
+at::Tensor calibration_ids(Program& program, const Checkpoint& checkpoint,
+                           const LoadOptions& options, const QuantizeJob& job) {
+  fs::path file = job.calibration;
+  if (file.empty()) {
+    const Plan plan = program.host().plan(checkpoint, options);
+    const bool needed =
+        std::any_of(plan.entries.begin(), plan.entries.end(), [](const auto& entry) {
+          return entry.action == Action::quantize &&
+                 entry.quantizer->calibration(*entry.config) == CalibrationUse::required;
+        });
+    if (!needed) return {};
+    file = default_calibration_file();
+    program.context().say(LogLevel::info, "calibrate",
+                          "with the text that comes with graft; --calibration FILE takes another");
+  }
+  auto ids = read_calibration_file(checkpoint.folder(), file, job.size);
+  program.context().say(LogLevel::info, "calibrate",
+                        std::to_string(ids.size(0)) + " samples of " + std::to_string(ids.size(1)) +
+                            " tokens from " + file.string());
+  return ids;
+}
+
+void print(const Program& program, const LoadedModel& loaded, const std::string& output,
+           double took) {
+  const Plan& plan = loaded.plan;
+  if (program.globals.json) {
+    Value result;
+    result.set("output", output);
+    result.set("quantized", static_cast<std::int64_t>(plan.count(Action::quantize)));
+    result.set("bytes_before", static_cast<std::int64_t>(plan.bytes_before()));
+    result.set("bytes_after", static_cast<std::int64_t>(plan.bytes_after()));
+    result.set("bits_per_weight", plan.bits_per_weight());
+    result.set("seconds", took);
+    result.set("calibration",
+               loaded.calibration.empty() ? Value() : graft::to_value(loaded.calibration));
+    program.print_json(result);
+    return;
+  }
+  std::cout << "quantized " << plan.count(Action::quantize) << " modules (" << plan.settings
+            << "), " << megabytes(plan.bytes_before()) << " -> " << megabytes(plan.bytes_after())
+            << ", in " << seconds(took) << ": " << output << "\n";
+}
+
+/// What stays of it is told to whoever starts the job again.
+void try_to_discard(const fs::path& state) {
+  try {
+    discard_job_state(state);
+  } catch (const Error&) {
+  }
+}
+
+}  // namespace
+
+fs::path job_folder(const fs::path& output) { return FolderWriter::sibling(output, "job"); }
+
+Value to_value(const QuantizeJob& job, const Program& program) {
+  Value out;
+  out.set("model", word_of(job.model));
+  out.set("settings", job.settings);
+  out.set("dtype", job.dtype);
+  out.set("shard_bytes", static_cast<std::int64_t>(job.shard_bytes));
+  out.set("overwrite", job.overwrite);
+  out.set("ignore_quantization_config", job.ignore_config);
+  out.set("calibration", word_of(job.calibration));
+  out.set("samples", job.size.samples);
+  out.set("seq_len", job.size.length);
+  out.set("globals", to_value(program.globals));
+  return out;
+}
+
+QuantizeJob job_from(const Value& call, Program& program) {
+  if (to_value(program.globals) != to_value(Globals{}))
+    throw Error(ErrorKind::usage, "the job has its own plugins, rules, device and ways to compute")
+        .hint("leave out the options but for --threads, --json, --log, -q and -v");
+  QuantizeJob job;
+  job.model = path_of(call.at("model"));
+  job.settings = call.at("settings");
+  job.dtype = call.at("dtype").as_string();
+  job.shard_bytes = static_cast<std::uint64_t>(call.at("shard_bytes").as_int());
+  job.overwrite = call.at("overwrite").as_bool();
+  job.ignore_config = call.at("ignore_quantization_config").as_bool();
+  job.calibration = path_of(call.at("calibration"));
+  job.size = {call.at("samples").as_int(), call.at("seq_len").as_int()};
+  take(call.at("globals"), program.globals);
+  set_activation_mode(parse_activation_mode(program.globals.activations));
+  return job;
+}
+
+void run(Program& program, const QuantizeJob& job, const std::string& output, bool resumes) {
+  const auto start = std::chrono::steady_clock::now();
+  LoadOptions options;
+  options.quantization_config = job.settings;
+  options.dtype = parse_dtype(job.dtype);
+  options.device = program.device();
+  options.ignore_quantization_config = job.ignore_config;
+  options.context = program.context();
+  options.state = {job_folder(output), to_value(job, program)};
+  WriteOptions write;
+  write.shard_bytes = job.shard_bytes;
+  write.overwrite = job.overwrite;
+  write.progress = [&program](std::uint64_t done, std::uint64_t total) {
+    return program.context().progress("saving", done, total);
+  };
+  const Checkpoint checkpoint = Checkpoint::open(job.model);
+  if (quantization_config_of(checkpoint.config()) && !job.ignore_config)
+    throw Error(ErrorKind::usage, "the model is quantized already")
+        .at(quote((job.model / "config.json").string()))
+        .hint("quantize the dense model it was made from");
+  // Refuses early, and keeps others from the output and from the state beside it.
+  FolderWriter writer(output, write, {job.model});
+  if (!resumes) {
+    if (has_job_state(options.state.folder) && !job.overwrite)
+      throw Error(ErrorKind::usage, "the job that was to make this output was interrupted")
+          .at(quote(output))
+          .found("its state in " + options.state.folder.string())
+          .hint("`graft resume " + output + "` goes on with it, --overwrite discards it");
+    discard_job_state(options.state.folder);
+  }
+  try {
+    options.calibration = calibration_ids(program, checkpoint, options, job);
+    const auto loaded = program.host().load(checkpoint, options);
+    program.host().save(loaded, writer);
+    discard_job_state(options.state.folder);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    print(program, loaded, output, took.count());
+  } catch (const Error& error) {
+    const ErrorKind kind = error.kind();
+    if (!has_job_state(options.state.folder)) throw;
+    if (kind == ErrorKind::interrupted || kind == ErrorKind::resource)
+      throw Error(kind, error.what()).hint("`graft resume " + output + "` goes on");
+    // It would fail there again. What resume refuses to go on with may be brought back.
+    if (!resumes && kind != ErrorKind::internal) try_to_discard(options.state.folder);
+    throw;
+  }
+}
+
+}  // namespace graft::cli

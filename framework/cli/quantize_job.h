@@ -1,0 +1,37 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "graft/calibration.h"
+#include "graft/checkpoint.h"
+#include "graft/value.h"
+
+namespace graft::cli {
+
+class Program;
+
+/// What `graft quantize` was asked for, but where the output goes; `graft resume` reads it from the
+/// state of the job.
+struct QuantizeJob {
+  std::filesystem::path model;  ///< absolute
+  Value settings;               ///< quantization_config
+  std::string dtype;
+  std::uint64_t shard_bytes = WriteOptions{}.shard_bytes;
+  bool overwrite = false, ignore_config = false;
+  std::filesystem::path calibration;  ///< absolute; empty: none, or graft's own text
+  CalibrationSize size;
+};
+
+/// Where the state of an interrupted job for `output` lies.
+std::filesystem::path job_folder(const std::filesystem::path& output);
+
+/// The job and the globals that it depends on, and back into both. Throws Error(usage) when the
+/// globals of this call say what the job's do.
+Value to_value(const QuantizeJob& job, const Program& program);
+QuantizeJob job_from(const Value& call, Program& program);
+
+/// Does the job, or goes on with it when it `resumes`, and prints what came out.
+void run(Program& program, const QuantizeJob& job, const std::string& output, bool resumes);
+
+}  // namespace graft::cli
