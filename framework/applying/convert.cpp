@@ -46,15 +46,13 @@ TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
           }};
 }
 
-/// What was needed to read and repack goes back to the system, in place of piling up between what
-/// stays: the C library does not do it by itself. Takes about a millisecond.
+}  // namespace
+
 void return_freed_memory() {
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
 }
-
-}  // namespace
 
 TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
   return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {

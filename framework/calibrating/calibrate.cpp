@@ -1,7 +1,6 @@
 #include "calibrating/calibrate.h"
 
 #include <ATen/ATen.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "applying/convert.h"
 #include "applying/swaps.h"
 #include "calibrating/journal.h"
 #include "graft/error.h"
@@ -266,11 +266,8 @@ void Job::restore(Group& group, const GroupRecord& record) {
           }));
   }
   if (record.scales.defined()) divide(group, record.scales);
-#ifdef __GLIBC__
-  // What stays of a group lies between the large pieces that go, and would keep the heap from
-  // shrinking: a job that goes on took half as much memory again as one that was never interrupted.
-  ::malloc_trim(0);
-#endif
+  // Without this a job that goes on took half as much memory again as an uninterrupted one.
+  return_freed_memory();
 }
 
 std::vector<Tensors> Job::saved(const Group& group) const {
