@@ -19,7 +19,8 @@ import time
 import torch
 
 SHAPES = [(14336, 4096)]
-PLACES = {"torch bf16": "nf4", "bitsandbytes nf4": "nf4", "aten int4 g128": "int4-a15",
+PLACES = {"torch bf16": "nf4", "bitsandbytes nf4": "nf4", "bitsandbytes int8": "int8",
+          "aten int4 g128": "int4-a15",
           "gptqmodel int4 g128": "int4-a15", "aten int8": "int8-a15"}
 
 
@@ -50,6 +51,18 @@ def bitsandbytes_nf4(n, k):
     with torch.inference_mode():
         first(torch.randn(1, k).bfloat16())  # packs itself for the CPU
     return [first] + [copy.deepcopy(first) for _ in range(copies_for(n * k // 2) - 1)]
+
+
+def bitsandbytes_int8(n, k):
+    import bitsandbytes as bnb
+
+    first = bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False)
+    first.weight = bnb.nn.Int8Params(torch.randn(n, k).half() * 0.02, has_fp16_weights=False,
+                                     requires_grad=False)
+    first = first.to("cpu").eval()
+    with torch.inference_mode():
+        first(torch.randn(1, k).bfloat16())
+    return [first] + [copy.deepcopy(first) for _ in range(copies_for(n * k) - 1)]
 
 
 def aten_int4(n, k):
@@ -85,6 +98,7 @@ def aten_int8(n, k):
 
 
 PEERS = {"torch bf16": torch_bf16, "bitsandbytes nf4": bitsandbytes_nf4,
+         "bitsandbytes int8": bitsandbytes_int8,
          "aten int4 g128": aten_int4, "gptqmodel int4 g128": gptqmodel_int4,
          "aten int8": aten_int8}
 
