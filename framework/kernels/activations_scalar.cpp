@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/activations.h"
+#include "kernels/element.h"
 
 namespace graft::kernels {
 namespace {
@@ -20,22 +21,6 @@ float float_of(std::uint32_t bits) {
   return value;
 }
 
-float element(const PrepareRow& args, std::int64_t i) {
-  std::uint16_t half = 0;
-  switch (args.type) {
-    case ElementType::f32:
-      return static_cast<const float*>(args.x)[i];
-    case ElementType::bf16:
-      return float_of(static_cast<std::uint32_t>(static_cast<const std::uint16_t*>(args.x)[i])
-                      << 16);
-    case ElementType::f16:
-      half = static_cast<const std::uint16_t*>(args.x)[i];
-  }
-  _Float16 value;
-  std::memcpy(&value, &half, 2);
-  return static_cast<float>(value);
-}
-
 /// To the nearest, ties to even; NaN stays NaN.
 std::uint16_t to_bf16(float value) {
   const std::uint32_t bits = bits_of(value);
@@ -50,7 +35,7 @@ void gather(const PrepareRow& args) {
   for (std::int64_t begin = 0; begin < shape.k; begin += shape.group) {
     const std::int64_t end = std::min(begin + shape.group, shape.k);
     for (std::int64_t i = begin; i < end; ++i)
-      *out++ = element(args, args.order ? args.order[i] : i);
+      *out++ = element_at(args.x, args.type, args.order ? args.order[i] : i);
     while ((out - args.scratch) % kStep) *out++ = 0;
   }
 }

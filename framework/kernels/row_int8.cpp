@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/element.h"
 #include "kernels/linear.h"
 #include "kernels/scratch.h"
 
@@ -51,26 +52,12 @@ struct Job {
 
 std::int64_t element_bytes(ElementType type) { return type == ElementType::f32 ? 4 : 2; }
 
-float widen(const void* x, ElementType type, std::int64_t i) {
-  if (type == ElementType::f32) return static_cast<const float*>(x)[i];
-  const std::uint16_t half = static_cast<const std::uint16_t*>(x)[i];
-  if (type == ElementType::f16) {
-    _Float16 value;
-    std::memcpy(&value, &half, 2);
-    return static_cast<float>(value);
-  }
-  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
 /// A number rounded to `type`.
 float round_to(float value, ElementType type) {
   if (type == ElementType::f32) return value;
   std::uint16_t half;
   store_row_scalar(&value, nullptr, 1, type, &half);
-  return widen(&half, type, 0);
+  return element_at(&half, type, 0);
 }
 
 /// A weight as bitsandbytes dequantizes it for the product with outliers: in the dtype of x.
@@ -173,7 +160,7 @@ void prepare(Job& job, std::byte* memory, const RowInt8Args& args, const Scanned
           values + (tile.first * steps + r) * kStep, tile.rows * kStep);
       scales[row] = std::isfinite(absmax) ? absmax : std::nanf("");
       for (std::int64_t o = 0; o < outliers; ++o)
-        large[row * outliers + o] = widen(given, args.x_type, outlier_columns[o]);
+        large[row * outliers + o] = element_at(given, args.x_type, outlier_columns[o]);
     }
   }
   job.values = values;

@@ -3,33 +3,16 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/element.h"
 #include "kernels/row_int8.h"
 
 namespace graft::kernels {
-namespace {
-
-float element(const void* x, ElementType type, std::int64_t i) {
-  if (type == ElementType::f32) return static_cast<const float*>(x)[i];
-  const std::uint16_t half = static_cast<const std::uint16_t*>(x)[i];
-  if (type == ElementType::f16) {
-    _Float16 value;
-    std::memcpy(&value, &half, 2);
-    return static_cast<float>(value);
-  }
-  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-}  // namespace
-
 float scan_row_scalar(const void* x, ElementType type, std::int64_t k, float threshold,
                       float* values, std::uint8_t* columns) {
   float most = 0;
   bool nan = false;
   for (std::int64_t i = 0; i < k; ++i) {
-    const float value = static_cast<float>(static_cast<_Float16>(element(x, type, i)));
+    const float value = static_cast<float>(static_cast<_Float16>(element_at(x, type, i)));
     values[i] = value;
     const float magnitude = std::abs(value);
     nan |= std::isnan(value);

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/scales_avx512.h"
 #include "kernels/slab.h"
 #include "kernels/tiles.h"
 
@@ -20,16 +21,6 @@ __m512bh broadcast(const std::uint8_t* bytes) {
   asm("" : "+v"(value));  // Clang 16 crashes when it sees through the cast
 #endif
   return as_bf16(value);
-}
-
-/// Sixteen scales.
-__m512 load_scales(const Scales& scales, std::int64_t index) {
-  if (scales.type == ElementType::f32)
-    return _mm512_loadu_ps(static_cast<const float*>(scales.data) + index);
-  const __m256i halves = _mm256_loadu_si256(
-      reinterpret_cast<const __m256i*>(static_cast<const std::uint16_t*>(scales.data) + index));
-  if (scales.type == ElementType::f16) return _mm512_cvtph_ps(halves);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 /// 4-bit codes as bfloat16 through a table of 16, straight from registers.

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/element.h"
 #include "kernels/tiles.h"
 
 namespace graft::kernels {
@@ -18,20 +19,6 @@ int zero_at(const TileArgs& args, std::int64_t index) {
       break;
   }
   return 0;
-}
-
-float scale_at(const Scales& scales, std::int64_t index) {
-  if (scales.type == ElementType::f32) return static_cast<const float*>(scales.data)[index];
-  const std::uint16_t half = static_cast<const std::uint16_t*>(scales.data)[index];
-  if (scales.type == ElementType::f16) {
-    _Float16 value;
-    std::memcpy(&value, &half, 2);
-    return static_cast<float>(value);
-  }
-  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
 }
 
 struct Block {
@@ -117,14 +104,16 @@ void run_tile_scalar(const TileArgs& args) {
             at.steps = std::min(left, kBlockSteps);
             const std::int64_t x_index = at.block * args.rows + row;
             if (integer) {
-              y = std::fma(static_cast<float>(integer_sum(args, at, row, j)),
-                           scale_at(args.scales, index) * args.x_scales[x_index], y);
+              y = std::fma(
+                  static_cast<float>(integer_sum(args, at, row, j)),
+                  element_at(args.scales.data, args.scales.type, index) * args.x_scales[x_index],
+                  y);
             } else {
               float sum = float_sum(args, at, row, j);
               if (shape.kind != PanelKind::table4)
                 sum = std::fma(middle - static_cast<float>(zero_at(args, index)),
                                args.x_float_sums[x_index], sum);
-              y = std::fma(sum, scale_at(args.scales, index), y);
+              y = std::fma(sum, element_at(args.scales.data, args.scales.type, index), y);
             }
           }
         }
