@@ -176,17 +176,6 @@ bool is_record(const std::string& name, std::size_t number) {
 
 bool is_partial(const std::string& name) { return name.find(kPartialMark) != std::string::npos; }
 
-std::vector<std::string> names_in(const fs::path& folder) {
-  std::vector<std::string> names;
-  std::error_code code;
-  for (fs::directory_iterator entry(folder, code), end; !code && entry != end;
-       entry.increment(code))
-    names.push_back(entry->path().filename().string());
-  if (code) throw output_error("read the folder", folder, code.value());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 void remove_file(const fs::path& file) {
   std::error_code code;
   fs::remove(file, code);

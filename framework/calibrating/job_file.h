@@ -41,8 +41,6 @@ bool is_record(const std::string& name, std::size_t number);
 /// Whether it is what a process left that died while it wrote.
 bool is_partial(const std::string& name);
 
-/// Names of all files in a folder, sorted. Throws Error(resource).
-std::vector<std::string> names_in(const std::filesystem::path& folder);
 /// Throws Error(resource) when the file stays.
 void remove_file(const std::filesystem::path& file);
 

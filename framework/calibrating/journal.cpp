@@ -8,6 +8,7 @@
 
 #include "applying/convert.h"
 #include "calibrating/job_file.h"
+#include "checkpoint/input_file.h"
 #include "checkpoint/output_file.h"
 #include "graft/checkpoint.h"
 #include "graft/error.h"

@@ -52,18 +52,6 @@ auto in_file(const fs::path& path, Read read) {
   }
 }
 
-/// The names of all entries of the folder, sorted.
-std::vector<std::string> list(const fs::path& folder) {
-  std::vector<std::string> names;
-  std::error_code code;
-  for (fs::directory_iterator entry(folder, code), end; !code && entry != end;
-       entry.increment(code))
-    names.push_back(entry->path().filename().string());
-  if (code) throw system_error("read the folder", folder, code.value());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 bool contains(const std::vector<std::string>& sorted, std::string_view name) {
   return std::binary_search(sorted.begin(), sorted.end(), name);
 }
@@ -240,7 +228,7 @@ const InputFile& Checkpoint::State::file_of(const TensorInfo& info) const {
 Checkpoint Checkpoint::open(const fs::path& folder, const OpenOptions& options) {
   auto state = std::make_shared<State>();
   state->folder = folder;
-  const auto names = list(folder);
+  const auto names = names_in(folder);
   state->config = read_config(folder, names);
   if (contains(names, kIndexName)) {
     const ShardIndex index = read_index(folder, names, options.max_tensors);
