@@ -77,9 +77,7 @@ at::Tensor QuantLinear::group_of_input() const {
   return group_.defined() ? group_ : groups_in_order(in_features_, group_size_);
 }
 
-at::Tensor QuantLinear::zeros_as_in_file() const {
-  if (!zeros_in_panels_) return qzeros;
-  const auto zeros = zero_points(0, out_features_);
+at::Tensor QuantLinear::pack_zeros(const at::Tensor& zeros) const {
   auto words = at::empty({zeros.size(0), words_for(out_features_, bits_)}, at::kInt);
   std::fill_n(words_of(words), words.numel(), 0U);
   const auto* from = zeros.const_data_ptr<std::int16_t>();
@@ -90,6 +88,10 @@ at::Tensor QuantLinear::zeros_as_in_file() const {
                 static_cast<unsigned>(from[n]) & mask);
   if (zero_rule_ != ZeroRule::plain) to_borrowed(words_of(words), words.numel(), bits_);
   return words;
+}
+
+at::Tensor QuantLinear::zeros_as_in_file() const {
+  return zeros_in_panels_ ? pack_zeros(zero_points(0, out_features_)) : qzeros;
 }
 
 at::Tensor QuantLinear::zero_points(std::int64_t first, std::int64_t count) const {
@@ -118,8 +120,8 @@ void QuantLinear::make_panels() {
   auto panels = kernels::empty_panels(shape);
   if (!sorting.order.empty()) panels.order = at::tensor(sorting.order, at::kInt);
   panels.scales = kernels::by_panel(shape, scales, sorting.groups);
-  panels.zeros = kernels::by_panel(
-      shape, zero_points(0, out_features_).to(panels.zeros.scalar_type()), sorting.groups);
+  const auto zeros = zero_points(0, out_features_);
+  panels.zeros = kernels::by_panel(shape, zeros.to(panels.zeros.scalar_type()), sorting.groups);
   const PackedWords from{words_of(qweight), out_features_, bits_, panels.view().order};
   auto* codes = panels.codes.mutable_data_ptr<std::uint8_t>();
   for_each_chunk(pool(), shape.panels,
@@ -129,11 +131,9 @@ void QuantLinear::make_panels() {
   set_tensor("qweight", kernels::stand_in(panels_.codes.view(at::kInt), qweight));
   if (!in_order()) return;
   set_tensor("scales", kernels::stand_in(panels_.scales, scales));
-  const auto zeros = qzeros;
-  zeros_in_panels_ = true;
-  zeros_in_panels_ = zeros_as_in_file().equal(zeros);
+  zeros_in_panels_ = pack_zeros(zeros).equal(qzeros);
   if (zeros_in_panels_)
-    set_tensor("qzeros", kernels::stand_in(panels_.zeros.view({-1}).view(at::kInt), zeros));
+    set_tensor("qzeros", kernels::stand_in(panels_.zeros.view({-1}).view(at::kInt), qzeros));
 }
 
 bool QuantLinear::in_order() const { return panels_.defined() && !panels_.order.defined(); }

@@ -49,7 +49,8 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   void make_panels();
   /// [K] int32: the group of each input.
   at::Tensor group_of_input() const;
-  /// int32 [G, words(N)].
+  /// int32 [G, words(N)] of zero points [G, N] int16, as the file's zero rule packs them.
+  at::Tensor pack_zeros(const at::Tensor& zeros) const;
   at::Tensor zeros_as_in_file() const;
   /// Whether panels hold the groups as they are in the file, and so the only copy of the scales.
   bool in_order() const;
