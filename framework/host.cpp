@@ -347,6 +347,10 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   LoadedModel loaded{ready.model, ready.plan, checkpoint, nullptr, {}, {}};
   const bool calibrated = ready.quantizer && !ready.quantizer->pre_quantized() &&
                           uses_calibration(ready.plan, options.calibration, *ready.model);
+  if (!calibrated && options.recipe != Recipe::standard)
+    throw Error(ErrorKind::usage, "the recipe is of no use: nothing is calibrated")
+        .found(std::string(word_of(options.recipe)))
+        .hint("give calibration text, or leave out the recipe");
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   if (calibrated) {
@@ -354,7 +358,7 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
     if (!options.state.folder.empty())
       journal.emplace(options.state,
                       describe_job(checkpoint, ready.plan, ready.quantizer->describe(),
-                                   state_->plugins, options.calibration),
+                                   state_->plugins, options.recipe, options.calibration),
                       options.context);
     fill_kept(ready.model, ready.plan, checkpoint, options.context);
     const auto run = [&] {
@@ -364,8 +368,9 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
       batch.last_logits_only = true;
       ready.model->forward(batch);
     };
-    loaded.calibration = quantize_calibrated(ready.model, ready.plan, &checkpoint, run,
-                                             options.context, {}, journal ? &*journal : nullptr);
+    loaded.calibration = quantize_calibrated(
+        ready.model, ready.plan, {options.recipe, &checkpoint, journal ? &*journal : nullptr}, run,
+        options.context, {});
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});
   }

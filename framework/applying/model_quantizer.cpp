@@ -203,7 +203,7 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
 
 std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Block>& model,
                                                    const std::function<void()>& run,
-                                                   const Context& context) {
+                                                   const Context& context, Recipe recipe) {
   if (state_->pre_quantized)
     throw Error(ErrorKind::usage,
                 "calibrate: the settings describe a model that is quantized already")
@@ -216,7 +216,7 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
         .hint("call load_weights first");
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
-  auto report = quantize_calibrated(model, state_->plan, nullptr, run, context, state_->observer);
+  auto report = quantize_calibrated(model, state_->plan, {.recipe = recipe}, run, context, state_->observer);
   state_->converted = true;
   tie(model);
   verify_filled(model);

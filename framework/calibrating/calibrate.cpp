@@ -14,8 +14,9 @@
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
+#include "graft/rounding.h"
 #include "plugins/call.h"
-#include "rounding/one_torch_thread.h"
+#include "plugins/one_torch_thread.h"
 
 namespace graft {
 namespace {
@@ -38,13 +39,12 @@ struct Group {
 
 class Job {
  public:
-  Job(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Checkpoint* checkpoint,
-      const Context& context, Journal* journal)
+  Job(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Calibrating& how,
+      const Context& context)
       : root_(root),
         plan_(plan),
-        checkpoint_(checkpoint),
+        how_(how),
         context_(context),
-        journal_(journal),
         swaps_(root) {
     std::map<std::string, std::pair<std::size_t, std::string>> grouped;  // path -> group, producer
     if (const auto* model = dynamic_cast<const Model*>(root.get())) {
@@ -96,9 +96,8 @@ class Job {
 
   std::shared_ptr<nn::Block> root_;
   const Plan& plan_;
-  const Checkpoint* checkpoint_;
+  const Calibrating how_;
   const Context& context_;
-  Journal* journal_;
   Swaps swaps_;
   std::vector<Group> groups_;
   std::size_t done_ = 0;
@@ -140,8 +139,8 @@ void Job::install() {
 Tensors Job::dense_of(const Member& member) const {
   Tensors out;
   const PlanEntry& entry = *member.entry;
-  if (checkpoint_) {
-    for (const auto& [name, tensor] : read_all(*checkpoint_, entry, member.dense.get()))
+  if (how_.checkpoint) {
+    for (const auto& [name, tensor] : read_all(*how_.checkpoint, entry, member.dense.get()))
       out.set(name, in_dtype(tensor, plan_.dtype));
     return out;
   }
@@ -149,16 +148,6 @@ Tensors Job::dense_of(const Member& member) const {
     out.set(name, in_dtype(entry.spec.input_major && name == "weight" ? tensor.t() : tensor,
                            plan_.dtype));
   return out;
-}
-
-/// tr(D H D^T) and tr(W H W^T).
-std::pair<double, double> losses(const at::Tensor& dense, const at::Tensor& quantized,
-                                 const at::Tensor& h) {
-  const auto w = dense.to(at::kFloat), d = w - quantized.to(at::kFloat);
-  const auto weighed = [&](const at::Tensor& rows) {
-    return (at::mm(rows, h) * rows).sum(at::kDouble).item<double>();
-  };
-  return {weighed(d), weighed(w)};
 }
 
 /// The module's answer, some rows at a time: what it needs in between is small then.
@@ -206,9 +195,11 @@ void Job::adopt(Member& member, const std::shared_ptr<nn::Block>& made) const {
 }
 
 GroupReport Job::quantize(Group& group, const at::Tensor& x) {
+  const OneTorchThread guard;
   const auto start = std::chrono::steady_clock::now();
   const PlanEntry& first = *group.members.front().entry;
   ModuleGroup given;
+  given.recipe = how_.recipe;
   GroupReport row;
   for (const auto& member : group.members) {
     given.members.push_back({member.entry->spec, member.entry->config, dense_of(member)});
@@ -243,10 +234,9 @@ GroupReport Job::quantize(Group& group, const at::Tensor& x) {
     if (row.tokens == 0) continue;
     const auto dequantized =
         call_for(first, [&] { return first.quantizer->dequantize(*member.made); });
-    const auto [l, w] =
-        losses(given.members[i].dense.at("weight"), dequantized, given.inputs.hessian);
-    lost += l;
-    whole += w;
+    const auto weight = given.members[i].dense.at("weight").to(at::kFloat);
+    lost += output_energy(weight - dequantized.to(at::kFloat), given.inputs.hessian);
+    whole += output_energy(weight, given.inputs.hessian);
   }
   if (row.tokens > 0) row.relative_error = whole > 0 ? lost / whole : 0;
   row.fallback = result.fallback;
@@ -284,17 +274,17 @@ void Job::make(Group& group, const at::Tensor& x) {
   context_.advance("calibrate", done_++, groups_.size());
   GroupReport row;
   std::optional<GroupRecord> record;
-  if (journal_) {
+  if (how_.journal) {
     std::vector<std::string> paths;
     for (const auto& member : group.members) paths.push_back(member.entry->spec.path);
-    record = journal_->next(paths);
+    record = how_.journal->next(paths);
   }
   if (record) {
     restore(group, *record);
     row = std::move(record->row);
   } else {
     row = quantize(group, x);
-    if (journal_) journal_->keep({saved(group), group.scales, row});
+    if (how_.journal) how_.journal->keep({saved(group), group.scales, row});
   }
   group.done = true;
   if (!row.fallback.empty())
@@ -342,12 +332,10 @@ CalibrationUse use_of_calibration(const Plan& plan) {
 }
 
 std::vector<GroupReport> quantize_calibrated(const std::shared_ptr<nn::Block>& root,
-                                             const Plan& plan, const Checkpoint* checkpoint,
+                                             const Plan& plan, const Calibrating& how,
                                              const std::function<void()>& run,
-                                             const Context& context, const Observer& observer,
-                                             Journal* journal) {
-  const OneTorchThread guard;
-  Job job(root, plan, checkpoint, context, journal);
+                                             const Context& context, const Observer& observer) {
+  Job job(root, plan, how, context);
   job.install();
   run();
   job.finish(observer);

@@ -15,6 +15,7 @@
 #include "checkpoint/input_file.h"
 #include "checkpoint/output_file.h"
 #include "checkpoint/safetensors_header.h"
+#include "graft/calibration.h"
 #include "graft/activations.h"
 #include "graft/error.h"
 #include "graft/tensors.h"
@@ -183,7 +184,7 @@ void remove_file(const fs::path& file) {
 }
 
 Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& settings,
-                   const Plugins& plugins, const at::Tensor& ids) {
+                   const Plugins& plugins, Recipe recipe, const at::Tensor& ids) {
   Value versions(Value::Object{});
   std::set<std::string> used{plan.plugin};
   for (const auto& entry : plan.entries)
@@ -208,6 +209,7 @@ Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& 
   job.set("weights", describe_weights(checkpoint));
   job.set("dtype", std::string(dtype_word(plan.dtype)));
   job.set("settings", settings);
+  job.set("recipe", std::string(word_of(recipe)));
   job.set("plan", describe_plan(plan));
   job.set("calibration", std::move(text));
   return job;

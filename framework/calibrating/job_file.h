@@ -11,6 +11,7 @@
 #include "graft/job_state.h"
 #include "graft/plan.h"
 #include "graft/plugins.h"
+#include "graft/quantizer.h"
 #include "graft/value.h"
 
 namespace graft {
@@ -22,9 +23,9 @@ inline constexpr const char* kJobLock = "lock";
 std::string checksum(const void* data, std::size_t size);
 
 /// All that the bytes of a calibrated quantization depend on, with the values of now: graft,
-/// LibTorch, kernels, plugins, model, settings, plan and calibration ids.
+/// LibTorch, kernels, plugins, model, settings, recipe, plan and calibration ids.
 Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& settings,
-                   const Plugins& plugins, const at::Tensor& ids);
+                   const Plugins& plugins, Recipe recipe, const at::Tensor& ids);
 
 /// Makes the folder unless it is there. Throws Error(usage) when it holds what is no state of a
 /// job, Error(resource) when others may write to it.

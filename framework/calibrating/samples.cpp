@@ -103,7 +103,24 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> special_tokens_a
   return {{whole.begin(), found}, {found + static_cast<std::ptrdiff_t>(plain.size()), whole.end()}};
 }
 
+constexpr std::pair<Recipe, std::string_view> kRecipes[] = {
+    {Recipe::fast, "fast"}, {Recipe::standard, "default"}, {Recipe::best, "best"}};
+
 }  // namespace
+
+std::string_view word_of(Recipe recipe) {
+  return std::find_if(std::begin(kRecipes), std::end(kRecipes), [=](const auto& row) {
+           return row.first == recipe;
+         })->second;
+}
+
+Recipe parse_recipe(std::string_view word) {
+  for (const auto& [recipe, own] : kRecipes)
+    if (own == word) return recipe;
+  throw Error(ErrorKind::usage, "no such recipe")
+      .expected("fast, default or best")
+      .found(quote(std::string(word)));
+}
 
 at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                            const CalibrationSize& size) {

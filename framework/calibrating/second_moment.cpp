@@ -37,7 +37,16 @@ at::Tensor second_moment(const at::Tensor& x) {
     });
   }
   h.div_(static_cast<double>(rows.size(0)));
-  return h.triu() + h.triu(1).t();
+  for_each_chunk(pool(), static_cast<std::int64_t>(blocks.size()), [&](std::int64_t b) {
+    const c10::InferenceMode guard;
+    const auto [i, j] = blocks[static_cast<std::size_t>(b)];
+    const auto height = std::min(kColumns, k - i), width = std::min(kColumns, k - j);
+    const auto above = h.narrow(0, i, height).narrow(1, j, width);
+    h.narrow(0, j, width)
+        .narrow(1, i, height)
+        .copy_(i == j ? above.triu() + above.triu(1).t() : above.t());
+  });
+  return h;
 }
 
 }  // namespace graft

@@ -7,7 +7,7 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, output, calibration;
+  std::string model, output, calibration, recipe = "default";
   QuantizeJob job;
   MethodOptions method;
 };
@@ -20,6 +20,7 @@ void run(Program& program, Arguments& given) {
         .hint("`graft quantize --help` lists the methods");
   job.model = std::filesystem::absolute(find_model(given.model));
   if (!given.calibration.empty()) job.calibration = std::filesystem::absolute(given.calibration);
+  job.recipe = parse_recipe(given.recipe);
   run(program, job, given.output, /*resumes=*/false);
 }
 
@@ -47,6 +48,9 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--seq-len", given->job.size.length, "Tokens of a sample")
       ->capture_default_str()
       ->check(at_least_one());
+  verb->add_option("--recipe", given->recipe,
+                   "How much work calibration takes on itself: fast, default or best")
+      ->capture_default_str();
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft quantize models/SmolLM2-135M-Instruct models/quantized --method METHOD");
   verb->callback([given, &program] { run(program, *given); });

@@ -149,6 +149,7 @@ Value to_value(const QuantizeJob& job, const Program& program) {
   out.set("calibration", word_of(job.calibration));
   out.set("samples", job.size.samples);
   out.set("seq_len", job.size.length);
+  out.set("recipe", std::string(word_of(job.recipe)));
   out.set("globals", to_value(program.globals));
   return out;
 }
@@ -166,6 +167,7 @@ QuantizeJob job_from(const Value& call, Program& program) {
   job.ignore_config = call.at("ignore_quantization_config").as_bool();
   job.calibration = path_of(call.at("calibration"));
   job.size = {call.at("samples").as_int(), call.at("seq_len").as_int()};
+  job.recipe = parse_recipe(call.at("recipe").as_string());
   take(call.at("globals"), program.globals);
   set_activation_mode(parse_activation_mode(program.globals.activations));
   return job;
@@ -177,6 +179,7 @@ void run(Program& program, const QuantizeJob& job, const std::string& output, bo
   options.quantization_config = job.settings;
   options.dtype = parse_dtype(job.dtype);
   options.device = program.device();
+  options.recipe = job.recipe;
   options.ignore_quantization_config = job.ignore_config;
   options.context = program.context();
   options.state = {job_folder(output), to_value(job, program)};

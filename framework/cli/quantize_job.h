@@ -21,6 +21,7 @@ struct QuantizeJob {
   bool overwrite = false, ignore_config = false;
   std::filesystem::path calibration;  ///< absolute; empty: none, or graft's own text
   CalibrationSize size;
+  Recipe recipe = Recipe::standard;
 };
 
 /// Where the state of an interrupted job for `output` lies.

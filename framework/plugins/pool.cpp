@@ -14,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "plugins/one_torch_thread.h"
+
 namespace graft {
 namespace {
 
@@ -65,6 +67,11 @@ struct Job {
 /// Whether this thread is inside a chunk: then jobs run here, one chunk after another.
 thread_local bool inside = false;
 
+/// Threads that jobs of this thread may have while LibTorch is held to one; 0: as many as it has.
+thread_local int held = 0;
+
+int allowed_threads() { return held > 0 ? held : at::get_num_threads(); }
+
 /// LibTorch computes with one thread while a job of ours runs, in this thread and in the helpers.
 class OneThreadForTorch {
  public:
@@ -108,7 +115,7 @@ class Pool {
     job->compute = nullptr;
     job->run = fn;
     job->context = context;
-    const int32_t helpers = at::get_num_threads() - 1;  // the guard makes it none
+    const int32_t helpers = allowed_threads() - 1;  // the guard makes it none
     const OneThreadForTorch guard;
     const bool shared = publish(job, helpers);
     int64_t own = 0;
@@ -160,7 +167,7 @@ class Pool {
     job->compute = compute;
     const int64_t chunks = job->chunks;
     const bool sharing = chunks > 1 && may_share();
-    const int32_t helpers = at::get_num_threads() - 1;  // the guard makes it none
+    const int32_t helpers = allowed_threads() - 1;  // the guard makes it none
     const OneThreadForTorch guard;
     const bool shared = sharing && publish(job, helpers);
     const auto begin = Clock::now();
@@ -213,7 +220,7 @@ class Pool {
 
   /// Whether others may help: not from inside a chunk or one of LibTorch's parallel regions.
   bool may_share() const {
-    return !inside && !at::in_parallel_region() && at::get_num_threads() > 1;
+    return !inside && !at::in_parallel_region() && allowed_threads() > 1;
   }
 
   /// False when another thread's job is being worked on: helpers serve one job at a time.
@@ -301,7 +308,7 @@ class Pool {
 };
 
 int32_t threads() noexcept {
-  return inside || at::in_parallel_region() ? 1 : static_cast<int32_t>(at::get_num_threads());
+  return inside || at::in_parallel_region() ? 1 : static_cast<int32_t>(allowed_threads());
 }
 
 void run(int64_t chunks, RunFn fn, void* context) noexcept { Pool::get().run(chunks, fn, context); }
@@ -324,5 +331,15 @@ constexpr graft_pool kPool{sizeof(graft_pool), &threads,    &run,  &open_staged,
 }  // namespace
 
 const graft_pool& pool() { return kPool; }
+
+OneTorchThread::OneTorchThread() : torch_before_(at::get_num_threads()), pool_before_(held) {
+  held = allowed_threads();
+  if (torch_before_ != 1) at::set_num_threads(1);
+}
+
+OneTorchThread::~OneTorchThread() {
+  if (torch_before_ != 1) at::set_num_threads(torch_before_);
+  held = pool_before_;
+}
 
 }  // namespace graft

@@ -9,7 +9,7 @@
 #include "graft/rounding.h"
 #include "kernels/rounding.h"
 #include "kernels/scratch.h"
-#include "rounding/one_torch_thread.h"
+#include "plugins/one_torch_thread.h"
 
 namespace graft {
 namespace {
@@ -46,6 +46,13 @@ at::Tensor from_strips(const at::Tensor& strips, std::int64_t n) {
 }
 
 }  // namespace
+
+RoundingOptions RoundingOptions::of(Recipe recipe) {
+  RoundingOptions options;
+  options.thorough = recipe != Recipe::fast;
+  options.sweeps = recipe == Recipe::fast ? 0 : recipe == Recipe::best ? 6 : 2;
+  return options;
+}
 
 struct WeightRounder::Prepared {
   RoundingOptions options;

@@ -1,7 +1,6 @@
 #include "solver.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <limits>
@@ -17,8 +16,8 @@
 namespace graft::awq {
 namespace {
 
-RoundingOptions options_of(const GroupMember& member) {
-  RoundingOptions options;
+RoundingOptions options_of(const GroupMember& member, Recipe recipe) {
+  auto options = RoundingOptions::of(recipe);
   options.group_size =
       dynamic_cast<const AwqConfig&>(*member.config).group_of(member.spec.in_features);
   return options;
@@ -30,20 +29,6 @@ WeightGrid grid_of(const GroupMember& member) {
   grid.signed_scales = false;  // readers of AWQ fold scales into unsigned steps
   grid.scale_dtype = member.spec.dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf;
   return grid;
-}
-
-/// Rows of `matrix` times h, weighed by `matrix` again and summed: tr(M H M^T).
-double weighed(const at::Tensor& matrix, const at::Tensor& h) {
-  constexpr std::int64_t kRows = 128;
-  const std::int64_t chunks = (matrix.size(0) + kRows - 1) / kRows;
-  auto sums = at::zeros({chunks}, at::kDouble);
-  auto* out = sums.mutable_data_ptr<double>();
-  for_each_chunk(pool(), chunks, [&](std::int64_t i) {
-    const c10::InferenceMode guard;
-    const auto rows = matrix.narrow(0, i * kRows, std::min(kRows, matrix.size(0) - i * kRows));
-    out[i] = (at::mm(rows, h) * rows).sum(at::kDouble).item<double>();
-  });
-  return sums.sum().item<double>();
 }
 
 at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
@@ -63,7 +48,7 @@ GroupResult quantize_group(const ModuleGroup& group) {
   RoundingOptions options;
   for (const auto& member : group.members) {
     const auto& config = dynamic_cast<const AwqConfig&>(*member.config);
-    if (const auto own = options_of(member); !rounder || own.group_size != options.group_size) {
+    if (const auto own = options_of(member, group.recipe); !rounder || own.group_size != options.group_size) {
       options = own;
       rounder.emplace(member.spec.in_features, group.inputs, options);
       result.fallback = rounder->fallback();
@@ -89,10 +74,9 @@ GroupResult quantize_group(const ModuleGroup& group) {
 }
 
 at::Tensor find_input_scales(const ModuleGroup& group) {
-  constexpr int kPowers = 9;  // 0, 0.1, ... 0.8
-  RoundingOptions options = options_of(group.members.front());
-  options.sweeps = 0;
-  options.thorough = false;
+  constexpr double kLargestPower = 0.8;
+  const int steps = group.recipe == Recipe::fast ? 4 : group.recipe == Recipe::best ? 16 : 8;
+  const auto options = options_of(group.members.front(), Recipe::fast);
   const auto& h = group.inputs.hessian;
   const auto strength = h.diagonal().clamp_min(0).sqrt();
   if (!h.isfinite().all().item<bool>() || strength.max().item<float>() <= 0) return {};
@@ -101,11 +85,11 @@ at::Tensor find_input_scales(const ModuleGroup& group) {
   weigher.diagonal().copy_(h.diagonal());
   double least = std::numeric_limits<double>::infinity();
   at::Tensor best;
-  for (int i = 0; i < kPowers; ++i) {
+  for (int i = 0; i <= steps; ++i) {
     at::Tensor scales;
     if (i > 0) {
       // Inputs that are nearly never there would be scaled without bound.
-      scales = (strength / strength.max()).clamp_min(1e-4).pow(0.1 * i);
+      scales = (strength / strength.max()).clamp_min(1e-4).pow(kLargestPower * i / steps);
       scales = scales / (scales.max() * scales.min()).sqrt();
     } else {
       scales = at::ones_like(strength);
@@ -117,7 +101,7 @@ at::Tensor find_input_scales(const ModuleGroup& group) {
     for (const auto& member : group.members) {
       const auto weight = member.dense.at("weight").to(at::kFloat);
       const auto rounded = rounder.round(weight * scales, grid_of(member));
-      lost += weighed(weight - dequantized(rounded, rounder.groups() == 1
+      lost += output_energy(weight - dequantized(rounded, rounder.groups() == 1
                                                          ? strength.size(0)
                                                          : options.group_size) /
                                    scales,

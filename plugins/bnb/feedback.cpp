@@ -19,8 +19,8 @@ std::array<std::uint8_t, 16> rising_codes(QuantType type) {
 
 }  // namespace
 
-RoundingOptions feedback_options() {
-  RoundingOptions options;
+RoundingOptions feedback_options(Recipe recipe) {
+  auto options = RoundingOptions::of(recipe);
   options.group_size = kBlock;
   return options;
 }

@@ -10,7 +10,7 @@ namespace graft::bnb {
 constexpr bool takes_feedback(std::int64_t inputs) { return inputs % kBlock == 0; }
 
 /// What the rounder of feedback_weight is made with.
-RoundingOptions feedback_options();
+RoundingOptions feedback_options(Recipe recipe);
 
 /// An ordinary 4-bit weight whose codes and absmax were chosen by error feedback over the second
 /// moment of the input, in place of nearest codes under the true absmax. absmax may be negative

@@ -235,7 +235,8 @@ GroupResult BnbQuantizer::quantize(const ModuleGroup& group, const Context&) con
     if (config.bits == 8) {
       dynamic_cast<Linear8bitLt&>(*module).quantize(weight, bias);
     } else if (group.inputs.tokens > 0 && takes_feedback(member.spec.in_features)) {
-      if (!rounder) rounder.emplace(member.spec.in_features, group.inputs, feedback_options());
+      if (!rounder)
+        rounder.emplace(member.spec.in_features, group.inputs, feedback_options(group.recipe));
       result.fallback = rounder->fallback();
       dynamic_cast<Linear4bit&>(*module).fill(
           result.fallback.empty()

@@ -13,13 +13,13 @@
 namespace graft::gptq {
 namespace {
 
-RoundingOptions options_of(const GptqConfig& config, std::int64_t inputs) {
+RoundingOptions options_of(const GptqConfig& config, std::int64_t inputs, Recipe recipe) {
   if (!(config.damping > 0 && config.damping < 1))
     throw Error(ErrorKind::usage, "the damping cannot be used")
         .at("field 'damp_percent'")
         .expected("more than 0 and less than 1")
         .found(std::to_string(config.damping));
-  RoundingOptions options;
+  auto options = RoundingOptions::of(recipe);
   options.group_size = config.group_of(inputs);
   if (config.desc_act && !config.static_groups) options.order = RoundingOrder::activation;
   options.damping = config.damping;
@@ -74,7 +74,7 @@ GroupResult quantize_group(const ModuleGroup& group) {
     if (!rounder || config.group_of(inputs) != prepared_for->group_of(inputs) ||
         config.desc_act != prepared_for->desc_act ||
         config.static_groups != prepared_for->static_groups || config.damping != prepared_for->damping) {
-      rounder.emplace(inputs, group.inputs, options_of(config, inputs));
+      rounder.emplace(inputs, group.inputs, options_of(config, inputs, group.recipe));
       prepared_for = &config;
       result.fallback = rounder->fallback();
     }

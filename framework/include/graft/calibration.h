@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "graft/export.h"
+#include "graft/quantizer.h"
 #include "graft/value.h"
 
 namespace graft {
@@ -29,6 +30,11 @@ struct GroupReport {
 /// "groups", each with "modules", "tokens", "relative_error" (null without tokens), "fallback",
 /// "seconds".
 GRAFT_API Value to_value(const std::vector<GroupReport>& report);
+
+/// "fast", "default" or "best".
+GRAFT_API std::string_view word_of(Recipe recipe);
+/// Throws Error(usage) for another word.
+GRAFT_API Recipe parse_recipe(std::string_view word);
 
 /// How much text is used.
 struct CalibrationSize {

@@ -50,6 +50,7 @@ struct LoadOptions {
   /// Token ids [B, T] int64 of text to quantize a dense checkpoint by (graft/calibration.h);
   /// undefined: none. All of it is in memory at once while each layer runs.
   at::Tensor calibration;
+  Recipe recipe = Recipe::standard;  ///< of the calibration; Error(usage) for another without one
   /// Where a load that calibrates keeps what it has done, group by group, and goes on when the same
   /// load was interrupted: to the same bytes, for any number of threads (graft/job_state.h). The
   /// caller names the folder, and discards it once the model is saved; it is left as it is by every

@@ -82,7 +82,8 @@ class GRAFT_API ModelQuantizer {
   /// batch, and each module is quantized when its input comes by. The dense weights stay in memory
   /// until all are done; when anything throws, the model is dense as before.
   std::vector<GroupReport> calibrate(const std::shared_ptr<nn::Block>& model,
-                                     const std::function<void()>& run, const Context& context = {});
+                                     const std::function<void()>& run, const Context& context = {},
+                                     Recipe recipe = Recipe::standard);
 
   /// Whether save() of every converted module gives a checkpoint that others read.
   bool is_serializable() const;

@@ -93,6 +93,13 @@ struct InputStatistics {
 /// How a method uses calibration text.
 enum class CalibrationUse { none, optional, required };
 
+/// How much work a calibrated quantization takes on itself; every recipe writes the same format.
+enum class Recipe {
+  fast,      ///< one pass over the weights
+  standard,  ///< "default": what pays in most models
+  best,      ///< what still gains, at several times the work
+};
+
 struct GroupMember {
   ModuleSpec spec;
   QuantConfigPtr config;
@@ -103,6 +110,7 @@ struct GroupMember {
 struct ModuleGroup {
   std::vector<GroupMember> members;
   InputStatistics inputs;  ///< without tokens: nothing is known of the input
+  Recipe recipe = Recipe::standard;
 };
 
 struct GroupResult {
@@ -200,6 +208,6 @@ class GRAFT_API Quantizer {
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.
-inline constexpr const char* kQuantizerInterface = "graft.quantizer/2";
+inline constexpr const char* kQuantizerInterface = "graft.quantizer/3";
 
 }  // namespace graft

@@ -33,11 +33,12 @@ at::Tensor random_ids(const fs::path& folder, std::int64_t samples, std::int64_t
 }
 
 LoadedModel calibrated(const fs::path& folder, const std::string& settings,
-                       const at::Tensor& ids = {}) {
+                       const at::Tensor& ids = {}, Recipe recipe = Recipe::standard) {
   LoadOptions options;
   options.quantization_config = parse_json(settings);
   options.dtype = at::kFloat;
   options.calibration = ids.defined() ? ids : random_ids(folder, 4, 48);
+  options.recipe = recipe;
   return host().host->load(folder, options);
 }
 
@@ -230,6 +231,38 @@ TEST_CASE("a method that needs calibration text says so") {
   CHECK(error.kind() == ErrorKind::usage);
   CHECK(contains(error.what(), "the method 'gptq' needs calibration text"));
   CHECK(contains(error.what(), "--calibration FILE"));
+}
+
+TEST_CASE("the fast recipe loses most, and what each makes loads as the same model") {
+  const auto ids = random_ids(kLlama, 2, 20);
+  for (const char* settings : {kSettings[0], kSettings[4], kSettings[5]}) {
+    CAPTURE(settings);
+    std::vector<double> lost;
+    for (const auto recipe : {Recipe::fast, Recipe::standard, Recipe::best}) {
+      const auto loaded = calibrated(kLlama, settings, {}, recipe);
+      lost.push_back(loaded.calibration.front().relative_error);
+      const TemporaryFolder out;
+      host().host->save(loaded, out.path() / "m");
+      LoadOptions again;
+      again.dtype = at::kFloat;
+      CHECK(logits(host().host->load(out.path() / "m", again), ids).equal(logits(loaded, ids)));
+    }
+    CHECK(lost[0] > lost[1]);
+    CHECK(lost[0] > lost[2]);
+  }
+}
+
+TEST_CASE("a recipe where nothing is calibrated, and one that there is not, are refused") {
+  LoadOptions options;
+  options.quantization_config = parse_json(kSettings[5]);
+  options.recipe = Recipe::fast;
+  const auto error = thrown_by([&] { host().host->load(kLlama, options); });
+  CHECK(error.kind() == ErrorKind::usage);
+  CHECK(contains(error.what(), "the recipe is of no use: nothing is calibrated: found fast"));
+  for (const auto recipe : {Recipe::fast, Recipe::standard, Recipe::best})
+    CHECK(parse_recipe(word_of(recipe)) == recipe);
+  CHECK(contains(message_of([] { parse_recipe("slow"); }),
+                 "expected fast, default or best, found 'slow'"));
 }
 
 TEST_CASE("windows of calibration text have the tokenizer's special tokens around each") {

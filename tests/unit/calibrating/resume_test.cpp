@@ -46,6 +46,7 @@ struct Calibration {
   std::optional<at::ScalarType> dtype{};
   fs::path state{};
   at::Tensor ids{};
+  Recipe recipe = Recipe::standard;
   std::uint64_t groups = 1u << 20;  ///< that it may do
   std::function<void()> in_between{};
 
@@ -57,6 +58,7 @@ struct Calibration {
     options.quantization_config = parse_json(settings);
     options.dtype = dtype;
     options.calibration = ids.defined() ? ids : some_ids(model);
+    options.recipe = recipe;
     options.state = {state, Value("the caller's own")};
     options.context.log = [this](LogLevel level, std::string_view, std::string_view text) {
       (level == LogLevel::warning ? warnings : notes).emplace_back(text);
@@ -321,6 +323,11 @@ TEST_CASE("a job is not gone on with when what it depends on has changed, which 
   refused(other,
           "'calibration': 'shape': this has changed since the job was interrupted: expected "
           "'[2, 40]', found '[2, 20]'");
+  other = same;
+  other.recipe = Recipe::fast;
+  refused(other,
+          "'recipe': this has changed since the job was interrupted: expected 'default', found "
+          "'fast'");
   other = same;
   other.model = golden(kLlama);
   refused(other, "'model': this has changed");
