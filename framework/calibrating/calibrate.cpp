@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <utility>
@@ -247,8 +248,13 @@ GroupReport Job::quantize(Group& group, const at::Tensor& x) {
         losses(given.members[i].dense.at("weight"), dequantized, given.inputs.hessian);
     lost += l;
     whole += w;
+    row.module_errors.push_back(w > 0 ? l / w : 0);
   }
   if (row.tokens > 0) row.relative_error = whole > 0 ? lost / whole : 0;
+  if (!std::isfinite(lost) || !std::isfinite(whole)) {
+    row.relative_error = -1;
+    row.module_errors.clear();
+  }
   row.fallback = result.fallback;
   if (row.tokens == 0) row.fallback = "no token of the calibration text reached it";
   row.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

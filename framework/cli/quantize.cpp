@@ -7,7 +7,7 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, output, calibration;
+  std::string model, output, calibration, eval;
   QuantizeJob job;
   MethodOptions method;
 };
@@ -20,6 +20,7 @@ void run(Program& program, Arguments& given) {
         .hint("`graft quantize --help` lists the methods");
   job.model = std::filesystem::absolute(find_model(given.model));
   if (!given.calibration.empty()) job.calibration = std::filesystem::absolute(given.calibration);
+  if (!given.eval.empty()) job.eval = std::filesystem::absolute(given.eval);
   run(program, job, given.output, /*resumes=*/false);
 }
 
@@ -47,6 +48,16 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--seq-len", given->job.size.length, "Tokens of a sample")
       ->capture_default_str()
       ->check(at_least_one());
+  verb->add_option("--eval", given->eval,
+                   "Text to compare the quantized model with the dense one on: KL divergence, "
+                   "perplexity, error of each layer");
+  verb->add_option("--max-kl", given->job.max_kl,
+                   "Make nothing when the mean KL divergence is above this many nats a token; "
+                   "without --eval measured on calibration text that calibration did not use")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--max-fallback", given->job.max_fallback,
+                   "Make nothing when more modules than this had no usable statistics")
+      ->check(CLI::NonNegativeNumber);
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft quantize models/SmolLM2-135M-Instruct models/quantized --method METHOD");
   verb->callback([given, &program] { run(program, *given); });
