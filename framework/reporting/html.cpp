@@ -55,11 +55,14 @@ circle { fill: currentColor; }
 table { width: 100%; border-collapse: collapse; font-size: .85rem; }
 th { text-align: left; font-weight: 600; color: var(--soft); vertical-align: bottom; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--rule); }
-tr:last-child td { border-bottom: 0; }
+tr:last-child > * { border-bottom: 0; }
 td { vertical-align: top; overflow-wrap: anywhere; }
+td:first-child { min-width: 7rem; overflow-wrap: break-word; }
+.facts th { width: 38%; vertical-align: top; font-weight: 400; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th.n { white-space: normal; }
-@media (max-width: 40rem) { .wide { display: none; } .narrow { display: block; } }
+@media (max-width: 40rem) { .wide { display: none; } .narrow { display: block; }
+  .n { padding-right: .4rem; } }
 </style>
 )";
 
@@ -70,6 +73,13 @@ std::string shown(const Value* value) {
 }
 
 std::string shown(const Value& object, const char* key) { return shown(object.find(key)); }
+
+/// A path of modules, which may be broken behind its dots.
+std::string path_shown(const std::string& path) {
+  std::string out;
+  for (const char c : escaped(path)) out.append(1, c).append(c == '.' ? "<wbr>" : "");
+  return out;
+}
 
 std::string tile(const std::string& name, const std::string& number, const std::string& more) {
   return "<div class=\"tile\">" + name + "<b>" + number + "</b>" + more + "</div>\n";
@@ -195,7 +205,7 @@ std::string experts_table(const Value& experts) {
       "<table>\n<tr><th>Layer</th><th class=\"n\">Experts</th><th class=\"n\">Without tokens</th>"
       "<th class=\"n\">Fewest</th><th class=\"n\">Most</th></tr>\n";
   for (const auto& row : experts.as_array()) {
-    rows += "<tr><td>" + shown(row, "path") + "</td>";
+    rows += "<tr><td>" + path_shown(row.at("path").as_string()) + "</td>";
     for (const char* key : {"experts", "without_tokens", "fewest_tokens", "most_tokens"})
       rows += "<td class=\"n\">" + shown(row, key) + "</td>";
     rows += "</tr>\n";
@@ -217,7 +227,7 @@ std::string groups_table(const Value& groups) {
     std::string names;
     for (const auto& module : group.at("modules").as_array()) {
       const std::string& path = module.as_string();
-      names += names.empty() ? escaped(path) : ", " + escaped(path.substr(path.rfind('.') + 1));
+      names += names.empty() ? path_shown(path) : ", " + escaped(path.substr(path.rfind('.') + 1));
     }
     rows += "<tr><td>" + names + "</td><td class=\"n\">" + shown(group, "tokens") +
             "</td><td class=\"n\">" + shown(group, "relative_error") + "</td>";
@@ -249,8 +259,9 @@ std::string to_html(const Value& report) {
   const Value* found = report.find("comparison");
   const std::string name = shown(report, "model");
   std::string about =
-      method ? shown(method) + ", " + shown(report, "summary") + "; made from " + name
+      method ? shown(method) + ", " + shown(report, "summary")
              : "compared with " + shown(report, "reference");
+  if (const Value* base = report.find("base_model")) about += "; made from " + shown(base);
   std::string out = kHead;
   out += "<title>" + name + " - graft</title>\n</head>\n<body>\n<main>\n<h1>" + name +
          "</h1>\n<p class=\"soft\">" + about + "</p>\n" + tiles(report) + warnings(report);
@@ -259,16 +270,16 @@ std::string to_html(const Value& report) {
   if (const Value* experts = report.find("experts")) out += experts_table(*experts);
   std::string how;
   if (const Value* call = report.find("call"))
-    how += card("Settings", "As the call had them", "<table>\n" + facts(*call) + "</table>\n");
+    how += card("Settings", "As the call had them", "<table class=\"facts\">\n" + facts(*call) + "</table>\n");
   if (const Value* text = report.find("calibration"))
     how += card("Calibration text", "What the modules were quantized by",
-                "<table>\n" + facts(*text) + "</table>\n");
+                "<table class=\"facts\">\n" + facts(*text) + "</table>\n");
   if (found) {
     Value text;
     for (const char* key : {"file", "windows", "context", "tokens", "not_finite", "sha256"})
       if (const Value* value = found->find(key)) text.set(key, *value);
     how += card("Measured on", "Windows of text, the first token of each not scored",
-                "<table>\n" + facts(text) + "</table>\n");
+                "<table class=\"facts\">\n" + facts(text) + "</table>\n");
   }
   out += how;
   if (const Value* groups = report.find("groups")) out += groups_table(*groups);
