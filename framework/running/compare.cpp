@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -14,7 +15,6 @@
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
 #include "graft/pool.h"
-#include "rounding/one_torch_thread.h"
 #include "running/input_ids.h"
 
 namespace graft {
@@ -129,19 +129,22 @@ struct Scores {
   }
 };
 
-/// Runs two bodies, at once where the pool has two threads, each with LibTorch on one.
+/// Runs body(0) .. body(count - 1) on the pool, each with LibTorch on one thread: some of its results
+/// depend on their number.
 template <class Body>
-void run_both(const Body& body) {
-  std::array<std::exception_ptr, 2> failed;
-  for_each_chunk(pool(), 2, [&](std::int64_t side) {
-    if (at::get_num_threads() != 1) at::set_num_threads(1);
+void run_each(std::int64_t count, const Body& body) {
+  const int before = at::get_num_threads();
+  std::vector<std::exception_ptr> failed(static_cast<std::size_t>(count));
+  for_each_chunk(pool(), count, [&](std::int64_t i) {
+    at::set_num_threads(1);  // here and, of the matrix library, everywhere
     const c10::InferenceMode guard;
     try {
-      body(static_cast<std::size_t>(side));
+      body(static_cast<std::size_t>(i));
     } catch (...) {
-      failed[static_cast<std::size_t>(side)] = std::current_exception();
+      failed[static_cast<std::size_t>(i)] = std::current_exception();
     }
   });
+  at::set_num_threads(before);
   for (const auto& error : failed)
     if (error) std::rethrow_exception(error);
 }
@@ -210,7 +213,6 @@ Comparison compare(const std::shared_ptr<Model>& reference, const std::shared_pt
     throw Error(ErrorKind::usage, "the windows cannot be compared on")
         .expected("[W, T] int64, T at least 2");
   const c10::InferenceMode guard;
-  const OneTorchThread one_thread;
   const auto windows = given.contiguous();
   require_in_vocabulary(*reference, {windows.const_data_ptr<std::int64_t>(),
                                      static_cast<std::size_t>(windows.numel())});
@@ -223,28 +225,29 @@ Comparison compare(const std::shared_ptr<Model>& reference, const std::shared_pt
     progress.advance("compare", static_cast<std::uint64_t>(w), static_cast<std::uint64_t>(count));
     const auto window = windows.narrow(0, w, 1);
     std::array<at::Tensor, 2> logits;
-    run_both([&](std::size_t side) { logits[side] = (side == 0 ? a : b).logits(window); });
+    run_each(2, [&](std::size_t side) { logits[side] = (side == 0 ? a : b).logits(window); });
     if (logits[0].sizes() != logits[1].sizes())
       throw Error(ErrorKind::usage, "the models give logits of different shapes")
           .expected(c10::str(logits[0].sizes()))
           .found(c10::str(logits[1].sizes()));
-    for_each_chunk(pool(), (scored + kRows - 1) / kRows, [&](std::int64_t chunk) {
-      const c10::InferenceMode in_thread;
-      const auto first = chunk * kRows, rows = std::min(kRows, scored - first);
+    run_each((scored + kRows - 1) / kRows, [&](std::size_t chunk) {
+      const auto first = static_cast<std::int64_t>(chunk) * kRows;
+      const auto rows = std::min(kRows, scored - first);
       scores.take(w * scored + first, logits[0].narrow(0, first, rows),
                   logits[1].narrow(0, first, rows), windows[w].narrow(0, first + 1, rows));
     });
-    const auto layers = a.states().size();
-    same_layers = same_layers && layers == b.states().size() && layers == reference->cache_layers();
-    lost.resize(layers);
-    whole.resize(layers);
-    for (std::size_t i = 0; i < layers && same_layers; ++i) {
-      const auto x = a.states()[i].to(at::kFloat), y = b.states()[i].to(at::kFloat);
-      same_layers = x.sizes() == y.sizes();
-      if (!same_layers) break;
+    const auto &of_a = a.states(), &of_b = b.states();
+    same_layers = same_layers && of_a.size() == reference->cache_layers() &&
+                  std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
+                             [](const auto& x, const auto& y) { return x.sizes() == y.sizes(); });
+    if (!same_layers) continue;
+    lost.resize(of_a.size());
+    whole.resize(of_a.size());
+    run_each(static_cast<std::int64_t>(of_a.size()), [&](std::size_t i) {
+      const auto x = of_a[i].to(at::kFloat), y = of_b[i].to(at::kFloat);
       lost[i] += (y - x).square().sum(at::kDouble).item<double>();
       whole[i] += x.square().sum(at::kDouble).item<double>();
-    }
+    });
   }
   progress.advance("compare", static_cast<std::uint64_t>(count), static_cast<std::uint64_t>(count));
   Comparison out = summary(scores, windows);
