@@ -10,6 +10,7 @@
 #include "graft/quantizer.h"
 #include "graft/tensors.h"
 #include "graft/tokenizer.h"
+#include "running/input_ids.h"
 
 namespace graft::cli {
 namespace {
@@ -31,12 +32,16 @@ bool needs_calibration(const Plan& plan) {
   });
 }
 
-void require_logits(const Checkpoint& checkpoint) {
+/// Says now what comparing would say when the work is done.
+void require_comparable(const Checkpoint& checkpoint, const at::Tensor& ids) {
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
-  if (model->output() == Model::Output::logits) return;
-  throw Error(ErrorKind::usage,
-              "a " + model->class_name() + " has no logits that could be compared")
-      .hint("leave out --eval and --max-kl");
+  if (model->output() != Model::Output::logits)
+    throw Error(ErrorKind::usage,
+                "a " + model->class_name() + " has no logits that could be compared")
+        .hint("leave out --eval and --max-kl");
+  const auto flat = ids.contiguous();
+  require_in_vocabulary(*model, {flat.const_data_ptr<std::int64_t>(),
+                                 static_cast<std::size_t>(flat.numel())});
 }
 
 }  // namespace
@@ -45,7 +50,6 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
                     const QuantizeJob& job) {
   JobTexts out;
   const bool measures = !job.eval.empty() || job.max_kl;
-  if (measures) require_logits(checkpoint);
   if (!job.eval.empty())
     out.measured_on = {job.eval.filename().string(),
                        evaluation_windows(Tokenizer::open(checkpoint.folder())
@@ -64,7 +68,7 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
                               std::to_string(text.ids.size(1)) + " tokens from " + file.string());
     const std::string name = file.filename().string();
     out.calibration = {name, text.ids, text.left_out};
-    if (measures && !out.measured_on && text.held_out.size(0) > 0)
+    if (measures && !out.measured_on && text.held_out.size(0) > 0 && text.held_out.size(1) > 1)
       out.measured_on = {name, text.held_out};
   }
   if (measures && !out.measured_on)
@@ -72,6 +76,7 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
         .expected("text that calibration does not use")
         .found(file.empty() ? "no calibration text" : "calibration text of which nothing is left")
         .hint("give --eval FILE");
+  if (out.measured_on) require_comparable(checkpoint, out.measured_on->ids);
   return out;
 }
 

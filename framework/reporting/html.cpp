@@ -57,12 +57,12 @@ th { text-align: left; font-weight: 600; color: var(--soft); vertical-align: bot
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--rule); }
 tr:last-child > * { border-bottom: 0; }
 td { vertical-align: top; overflow-wrap: anywhere; }
-td:first-child { min-width: 7rem; overflow-wrap: break-word; }
+td:first-child { min-width: 6rem; overflow-wrap: break-word; }
 .facts th { width: 38%; vertical-align: top; font-weight: 400; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th.n { white-space: normal; }
 @media (max-width: 40rem) { .wide { display: none; } .narrow { display: block; }
-  .n { padding-right: .4rem; } }
+  th, td { padding-right: .4rem; } }
 </style>
 )";
 
@@ -202,7 +202,7 @@ std::string layer_plot(const Value& comparison) {
 std::string experts_table(const Value& experts) {
   if (experts.as_array().empty()) return "";
   std::string rows =
-      "<table>\n<tr><th>Layer</th><th class=\"n\">Experts</th><th class=\"n\">Without tokens</th>"
+      "<table>\n<tr><th>Layer</th><th class=\"n\">Experts</th><th class=\"n\">No tokens</th>"
       "<th class=\"n\">Fewest</th><th class=\"n\">Most</th></tr>\n";
   for (const auto& row : experts.as_array()) {
     rows += "<tr><td>" + path_shown(row.at("path").as_string()) + "</td>";

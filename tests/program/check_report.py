@@ -127,8 +127,14 @@ with tempfile.TemporaryDirectory() as name:
     run("quantize", model, none, *bnb, "--max-kl", "x", code=1, says="--max-kl")
     run("quantize", model, none, *bnb, "--eval", temporary / "missing", code=1,
         says="the file cannot be read")
-    run("quantize", golden / "arch/bert", none, *bnb, "--eval", other, code=1,
+    bert = temporary / "bert"
+    shutil.copytree(golden / "arch/bert", bert)
+    shutil.copy(golden / "tokenizer/bert/tokenizer.json", bert)
+    run("quantize", bert, none, *bnb, "--eval", other, code=1,
         says=("a BertModel has no logits that could be compared", "leave out --eval"))
+    (temporary / "words.txt").write_text("The quick brown fox jumps over the lazy dog")
+    run("quantize", model, none, *gptq, "--eval", temporary / "words.txt", code=1,
+        says="a token id is not in the model's vocabulary: expected 0 to 63, found ")
     assert not none.exists()
     ids = temporary / "ids.safetensors"
     write_tensors(ids, {"input_ids": ("I64", [2, 8], struct.pack("<16q", *[0] * 8, *[2, 3] * 4))})

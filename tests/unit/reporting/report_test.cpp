@@ -7,7 +7,6 @@
 #include <set>
 
 #include "../host/edited_folder.h"
-#include "applying/convert.h"
 #include "reporting/report.h"
 #include "reporting/sha256.h"
 
@@ -37,6 +36,11 @@ LoadedModel calibrated(const fs::path& folder, const at::Tensor& ids) {
 at::Tensor random_ids(std::int64_t samples, std::int64_t length) {
   at::manual_seed(7);
   return at::randint(64, {samples, length}, at::kLong);
+}
+
+TensorToWrite ids_to_write(const at::Tensor& ids) {
+  return {"input_ids", Dtype::I64, ids.sizes().vec(),
+          [ids] { return std::shared_ptr<const void>(ids.const_data_ptr(), [ids](const void*) {}); }};
 }
 
 ReportInput input_of(const at::Tensor& ids) {
@@ -223,7 +227,7 @@ TEST_CASE("a sample of padding is not used, and the report counts it") {
   const TemporaryFolder folder;
   auto rows = random_ids(4, 16);
   rows[1].fill_(5);
-  write_tensor_file(folder.path() / "ids.safetensors", {to_write("input_ids", rows)});
+  write_tensor_file(folder.path() / "ids.safetensors", {ids_to_write(rows)});
   const auto text = read_calibration_file(kLlama, folder.path() / "ids.safetensors", {3, 512});
   CHECK(text.left_out == 1);
   CHECK(text.ids.equal(at::stack({rows[0], rows[2]})));
@@ -237,7 +241,7 @@ TEST_CASE("a sample of padding is not used, and the report counts it") {
                  "1 calibration sample was one token over and over, as padding is, and not used"));
   auto both = rows.narrow(0, 0, 2).clone();
   both[0].fill_(6);
-  write_tensor_file(folder.path() / "all.safetensors", {to_write("input_ids", both)});
+  write_tensor_file(folder.path() / "all.safetensors", {ids_to_write(both)});
   CHECK(contains(message_of([&] {
                    read_calibration_file(kLlama, folder.path() / "all.safetensors", {3, 512});
                  }),
