@@ -31,7 +31,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p { margin: .25rem 0 .75rem; }
 .soft, .axis { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.75rem, 1fr)); gap: .75rem;
   margin: 1.25rem 0; }
 .tile, .card { background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; }
 .tile { padding: .75rem; font-size: .85rem; color: var(--soft); overflow-wrap: anywhere; }
@@ -95,8 +95,8 @@ std::string tiles(const Value& report) {
                     shown(*sizes, "kept_modules") + " kept");
   }
   if (const Value* found = report.find("comparison")) {
-    out += tile("KL divergence, nats a token", shown(*found, "kl_mean"),
-                "99th percentile " + shown(*found, "kl_p99") + ", largest " +
+    out += tile("KL divergence", shown(*found, "kl_mean"),
+                "nats a token; 99th percentile " + shown(*found, "kl_p99") + ", largest " +
                     shown(*found, "kl_max"));
     out += tile("Same next token", shown(*found, "top1_agreement"), "share of all tokens");
     out += tile("Perplexity", shown(*found, "perplexity"),
