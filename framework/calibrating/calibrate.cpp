@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <utility>
@@ -235,10 +236,17 @@ GroupReport Job::quantize(Group& group, const at::Tensor& x) {
     const auto dequantized =
         call_for(first, [&] { return first.quantizer->dequantize(*member.made); });
     const auto weight = given.members[i].dense.at("weight").to(at::kFloat);
-    lost += output_energy(weight - dequantized.to(at::kFloat), given.inputs.hessian);
-    whole += output_energy(weight, given.inputs.hessian);
+    const double l = output_energy(weight - dequantized.to(at::kFloat), given.inputs.hessian);
+    const double w = output_energy(weight, given.inputs.hessian);
+    lost += l;
+    whole += w;
+    row.module_errors.push_back(w > 0 ? l / w : 0);
   }
   if (row.tokens > 0) row.relative_error = whole > 0 ? lost / whole : 0;
+  if (!std::isfinite(lost) || !std::isfinite(whole)) {
+    row.relative_error = -1;
+    row.module_errors.clear();
+  }
   row.fallback = result.fallback;
   if (row.tokens == 0) row.fallback = "no token of the calibration text reached it";
   row.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -41,6 +41,8 @@ GroupReport report_from(const Value& row) {
   out.modules = row.get_strings("modules");
   out.tokens = row.get_int("tokens", 0);
   out.relative_error = row.get_double("relative_error", out.relative_error);
+  if (const Value* errors = row.find("module_errors"))
+    for (const auto& error : errors->as_array()) out.module_errors.push_back(error.as_double());
   out.fallback = row.get_string("fallback", "");
   out.seconds = row.get_double("seconds", 0);
   return out;

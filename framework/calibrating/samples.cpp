@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <sstream>
+#include <tuple>
 
 #include "graft/calibration.h"
 #include "graft/checkpoint.h"
@@ -78,7 +79,12 @@ std::string text_of_lines(const std::string& lines) {
   return out;
 }
 
-at::Tensor read_ids(const fs::path& file, const CalibrationSize& size) {
+/// Whether a sample is one token over and over, as padding is.
+bool is_padding(const at::Tensor& sample) {
+  return sample.size(0) > 1 && sample.eq(sample[0]).all().item<bool>();
+}
+
+CalibrationText read_ids(const fs::path& file, const CalibrationSize& size) {
   const Checkpoint input = Checkpoint::open_file(file);
   const TensorInfo* info = input.find("input_ids");
   if (!info) throw Error(ErrorKind::usage, "there is no tensor 'input_ids'");
@@ -87,11 +93,22 @@ at::Tensor read_ids(const fs::path& file, const CalibrationSize& size) {
         .expected("[B, T] int64")
         .found(std::to_string(info->shape.size()) + " dimensions of " +
                std::string(name_of(info->dtype)));
-  auto ids = at::empty(info->shape, at::kLong);
-  input.read(*info, ids.mutable_data_ptr());
-  ids = ids.narrow(0, 0, std::min(size.samples, ids.size(0))).clone();
-  require_some(ids, size);
-  return ids;
+  auto all = at::empty(info->shape, at::kLong);
+  input.read(*info, all.mutable_data_ptr());
+  const auto samples = std::min(size.samples, all.size(0));
+  require_some(all.narrow(0, 0, samples).contiguous(), size);
+  CalibrationText out;
+  std::vector<std::int64_t> used, held_out;
+  for (std::int64_t i = 0; i < all.size(0) && i < 2 * samples; ++i) {
+    if (!is_padding(all[i]))
+      (i < samples ? used : held_out).push_back(i);
+    else if (i < samples)
+      ++out.left_out;
+  }
+  if (used.empty()) throw Error(ErrorKind::usage, "each sample is one token over and over");
+  out.ids = all.index_select(0, at::tensor(used));
+  out.held_out = all.index_select(0, at::tensor(held_out, at::kLong));
+  return out;
 }
 
 /// What the tokenizer puts before and after a text: [CLS] and [SEP], <s>, or nothing.
@@ -105,6 +122,46 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> special_tokens_a
 
 constexpr std::pair<Recipe, std::string_view> kRecipes[] = {
     {Recipe::fast, "fast"}, {Recipe::standard, "default"}, {Recipe::best, "best"}};
+
+/// Where windows of a text lie, evenly spread, and those between them that hold out what
+/// calibration has not seen.
+class Windows {
+ public:
+  Windows(const Tokenizer& tokenizer, std::string_view text, const CalibrationSize& size)
+      : ids_(tokenizer.encode(text, false)) {
+    const auto all = static_cast<std::int64_t>(ids_.size());
+    require_some(at::tensor(at::ArrayRef<std::int64_t>(ids_)), size);
+    std::tie(before_, after_) = special_tokens_around(tokenizer);
+    const auto special = static_cast<std::int64_t>(before_.size() + after_.size());
+    length_ = std::clamp(size.length - special, std::int64_t{1}, all);
+    samples_ = std::min(size.samples, all / length_);
+    step_ = all / samples_;
+  }
+
+  at::Tensor used() const { return cut(samples_, 0, length_); }
+  /// One in the middle of each gap, where gaps are large enough to say something.
+  at::Tensor held_out() const {
+    const auto gap = step_ - length_, length = std::min(gap, length_);
+    return length < kFewestTokens ? cut(0, 0, length_)
+                                  : cut(samples_, length_ + (gap - length) / 2, length);
+  }
+
+ private:
+  at::Tensor cut(std::int64_t count, std::int64_t offset, std::int64_t length) const {
+    const auto special = static_cast<std::int64_t>(before_.size() + after_.size());
+    auto out = at::empty({count, length + special}, at::kLong);
+    auto* to = out.mutable_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < count; ++i) {
+      to = std::copy(before_.begin(), before_.end(), to);
+      to = std::copy_n(ids_.begin() + i * step_ + offset, length, to);
+      to = std::copy(after_.begin(), after_.end(), to);
+    }
+    return out;
+  }
+
+  std::vector<std::int64_t> ids_, before_, after_;
+  std::int64_t length_ = 0, samples_ = 0, step_ = 0;
+};
 
 }  // namespace
 
@@ -125,31 +182,18 @@ Recipe parse_recipe(std::string_view word) {
 at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                            const CalibrationSize& size) {
   require_text(text);
-  const auto ids = tokenizer.encode(text, false);
-  const auto all = static_cast<std::int64_t>(ids.size());
-  require_some(at::tensor(at::ArrayRef<std::int64_t>(ids)), size);
-  const auto [before, after] = special_tokens_around(tokenizer);
-  const auto special = static_cast<std::int64_t>(before.size() + after.size());
-  const auto length = std::clamp(size.length - special, std::int64_t{1}, all);
-  const auto samples = std::min(size.samples, all / length);
-  const auto step = all / samples;
-  auto out = at::empty({samples, length + special}, at::kLong);
-  auto* to = out.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < samples; ++i) {
-    to = std::copy(before.begin(), before.end(), to);
-    to = std::copy_n(ids.begin() + i * step, length, to);
-    to = std::copy(after.begin(), after.end(), to);
-  }
-  return out;
+  return Windows(tokenizer, text, size).used();
 }
 
-at::Tensor read_calibration_file(const fs::path& model_folder, const fs::path& file,
-                                 const CalibrationSize& size) {
+CalibrationText read_calibration_file(const fs::path& model_folder, const fs::path& file,
+                                      const CalibrationSize& size) {
   try {
     if (file.extension() == ".safetensors") return read_ids(file, size);
-    const auto text = read_file(file);
-    return calibration_ids(Tokenizer::open(model_folder),
-                           file.extension() == ".jsonl" ? text_of_lines(text) : text, size);
+    auto text = read_file(file);
+    if (file.extension() == ".jsonl") text = text_of_lines(text);
+    require_text(text);
+    const Windows windows(Tokenizer::open(model_folder), text, size);
+    return {windows.used(), windows.held_out()};
   } catch (Error& error) {
     throw error.at("calibration file " + quote(file.string()));
   }
@@ -172,6 +216,8 @@ Value to_value(const std::vector<GroupReport>& report) {
     row.set("modules", Value::Array(group.modules.begin(), group.modules.end()));
     row.set("tokens", group.tokens);
     row.set("relative_error", group.relative_error < 0 ? Value() : Value(group.relative_error));
+    row.set("module_errors",
+            Value::Array(group.module_errors.begin(), group.module_errors.end()));
     row.set("fallback", group.fallback.empty() ? Value() : Value(group.fallback));
     row.set("seconds", group.seconds);
     groups.push_back(std::move(row));

@@ -126,6 +126,7 @@ int run(int argc, char** argv) {
   };
   try {
     add_bench(app, program, asked_for("bench") && asked_for("model"));
+    add_compare(app, program, asked_for("compare"));
     add_convert(app, program, asked_for("convert"));
     add_dequantize(app, program);
     add_doctor(app, program);

@@ -102,6 +102,7 @@ std::string read_text_file(const std::filesystem::path& file);
 void add_bench(CLI::App& app, Program& program, bool with_methods);
 void add_bench_kernels(CLI::App& bench, Program& program);
 void add_bench_model(CLI::App& bench, Program& program, bool with_methods);
+void add_compare(CLI::App& app, Program& program, bool with_methods);
 void add_convert(CLI::App& app, Program& program, bool with_formats);
 void add_dequantize(CLI::App& app, Program& program);
 void add_doctor(CLI::App& app, Program& program);

@@ -7,7 +7,7 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, output, calibration, recipe = "default";
+  std::string model, output, calibration, eval, recipe = "default";
   QuantizeJob job;
   MethodOptions method;
 };
@@ -21,6 +21,7 @@ void run(Program& program, Arguments& given) {
   job.model = std::filesystem::absolute(find_model(given.model));
   if (!given.calibration.empty()) job.calibration = std::filesystem::absolute(given.calibration);
   job.recipe = parse_recipe(given.recipe);
+  if (!given.eval.empty()) job.eval = std::filesystem::absolute(given.eval);
   run(program, job, given.output, /*resumes=*/false);
 }
 
@@ -51,6 +52,16 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--recipe", given->recipe,
                    "How much work calibration takes on itself: fast, default or best")
       ->capture_default_str();
+  verb->add_option("--eval", given->eval,
+                   "Text to compare the quantized model with the dense one on: KL divergence, "
+                   "perplexity, error of each layer");
+  verb->add_option("--max-kl", given->job.max_kl,
+                   "Make nothing when the mean KL divergence is above this many nats a token; "
+                   "without --eval measured on calibration text that calibration did not use")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--max-fallback", given->job.max_fallback,
+                   "Make nothing when more modules than this had no usable statistics")
+      ->check(CLI::NonNegativeNumber);
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft quantize models/SmolLM2-135M-Instruct models/quantized --method METHOD");
   verb->callback([given, &program] { run(program, *given); });

@@ -1,15 +1,14 @@
 #include "cli/quantize_job.h"
 
-#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
 
 #include "cli/program.h"
+#include "cli/quantize_report.h"
 #include "graft/activations.h"
 #include "graft/job_state.h"
-#include "graft/quantizer.h"
 
 namespace graft::cli {
 namespace {
@@ -82,31 +81,8 @@ void take(const Value& from, Globals& globals) {
   globals.registry_files = paths_of(from.at("registries"));
 }
 
-/// The ids of --calibration FILE, or of graft's own text where the method cannot do without.
-at::Tensor calibration_ids(Program& program, const Checkpoint& checkpoint,
-                           const LoadOptions& options, const QuantizeJob& job) {
-  fs::path file = job.calibration;
-  if (file.empty()) {
-    const Plan plan = program.host().plan(checkpoint, options);
-    const bool needed =
-        std::any_of(plan.entries.begin(), plan.entries.end(), [](const auto& entry) {
-          return entry.action == Action::quantize &&
-                 entry.quantizer->calibration(*entry.config) == CalibrationUse::required;
-        });
-    if (!needed) return {};
-    file = default_calibration_file();
-    program.context().say(LogLevel::info, "calibrate",
-                          "with the text that comes with graft; --calibration FILE takes another");
-  }
-  auto ids = read_calibration_file(checkpoint.folder(), file, job.size);
-  program.context().say(LogLevel::info, "calibrate",
-                        std::to_string(ids.size(0)) + " samples of " + std::to_string(ids.size(1)) +
-                            " tokens from " + file.string());
-  return ids;
-}
-
 void print(const Program& program, const LoadedModel& loaded, const std::string& output,
-           double took) {
+           const std::optional<Comparison>& measured, double took) {
   const Plan& plan = loaded.plan;
   if (program.globals.json) {
     Value result;
@@ -118,12 +94,15 @@ void print(const Program& program, const LoadedModel& loaded, const std::string&
     result.set("seconds", took);
     result.set("calibration",
                loaded.calibration.empty() ? Value() : graft::to_value(loaded.calibration));
+    result.set("fallback_modules", fallback_modules(loaded.calibration));
+    result.set("comparison", measured ? graft::to_value(*measured) : Value());
     program.print_json(result);
     return;
   }
   std::cout << "quantized " << plan.count(Action::quantize) << " modules (" << plan.settings
             << "), " << megabytes(plan.bytes_before()) << " -> " << megabytes(plan.bytes_after())
             << ", in " << seconds(took) << ": " << output << "\n";
+  if (measured) std::cout << in_words(*measured) << "\n";
 }
 
 /// What stays of it is told to whoever starts the job again.
@@ -150,6 +129,9 @@ Value to_value(const QuantizeJob& job, const Program& program) {
   out.set("samples", job.size.samples);
   out.set("seq_len", job.size.length);
   out.set("recipe", std::string(word_of(job.recipe)));
+  out.set("eval", word_of(job.eval));
+  out.set("max_kl", job.max_kl ? Value(*job.max_kl) : Value());
+  out.set("max_fallback", job.max_fallback ? Value(*job.max_fallback) : Value());
   out.set("globals", to_value(program.globals));
   return out;
 }
@@ -168,6 +150,9 @@ QuantizeJob job_from(const Value& call, Program& program) {
   job.calibration = path_of(call.at("calibration"));
   job.size = {call.at("samples").as_int(), call.at("seq_len").as_int()};
   job.recipe = parse_recipe(call.at("recipe").as_string());
+  job.eval = path_of(call.at("eval"));
+  if (const Value* most = call.find("max_kl")) job.max_kl = most->as_double();
+  if (const Value* most = call.find("max_fallback")) job.max_fallback = most->as_int();
   take(call.at("globals"), program.globals);
   set_activation_mode(parse_activation_mode(program.globals.activations));
   return job;
@@ -205,19 +190,24 @@ void run(Program& program, const QuantizeJob& job, const std::string& output, bo
     discard_job_state(options.state.folder);
   }
   try {
-    options.calibration = calibration_ids(program, checkpoint, options, job);
+    const JobTexts texts = read_texts(program, checkpoint, options, job);
+    if (texts.calibration) options.calibration = texts.calibration->ids;
     const auto loaded = program.host().load(checkpoint, options);
+    const auto measured = measure(program, loaded, options, texts);
+    check_gates(job, loaded, texts, measured);
+    write_report(writer, loaded, job, texts, measured);
     program.host().save(loaded, writer);
     discard_job_state(options.state.folder);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    print(program, loaded, output, took.count());
+    print(program, loaded, output, measured, took.count());
   } catch (const Error& error) {
     const ErrorKind kind = error.kind();
     if (!has_job_state(options.state.folder)) throw;
     if (kind == ErrorKind::interrupted || kind == ErrorKind::resource)
       throw Error(kind, error.what()).hint("`graft resume " + output + "` goes on");
     // It would fail there again. What resume refuses to go on with may be brought back.
-    if (!resumes && kind != ErrorKind::internal) try_to_discard(options.state.folder);
+    if (kind == ErrorKind::quality || (!resumes && kind != ErrorKind::internal))
+      try_to_discard(options.state.folder);
     throw;
   }
 }

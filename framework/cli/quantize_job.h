@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "graft/calibration.h"
@@ -22,6 +24,9 @@ struct QuantizeJob {
   std::filesystem::path calibration;  ///< absolute; empty: none, or graft's own text
   CalibrationSize size;
   Recipe recipe = Recipe::standard;
+  std::filesystem::path eval;  ///< absolute; text to compare with the dense model on; empty: none
+  std::optional<double> max_kl;              ///< gate: KL divergence, nats a token
+  std::optional<std::int64_t> max_fallback;  ///< gate: modules without usable statistics
 };
 
 /// Where the state of an interrupted job for `output` lies.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "graft/comparison.h"
 #include "graft/error.h"
 #include "running/input_ids.h"
 
@@ -39,21 +40,16 @@ Perplexity perplexity(Model& model, std::span<const std::int64_t> ids, std::int6
                       const Context& progress) {
   if (model.output() != Model::Output::logits)
     throw Error(ErrorKind::usage, "a " + model.class_name() + " has no logits to score text with");
-  if (context < 2) throw Error(ErrorKind::usage, "a context of at least 2 tokens is needed");
-  if (ids.size() < 2)
-    throw Error(ErrorKind::usage, "the text is too short to be scored")
-        .expected("at least 2 tokens")
-        .found(std::to_string(ids.size()));
+  const auto all = evaluation_windows(ids, context);
+  require_in_vocabulary(model, ids);
   const c10::InferenceMode guard;
-  const auto all = input_ids(model, ids);
-  const std::int64_t width = std::min(context, all.size(1));
   Perplexity out;
   double sum = 0;
-  const std::int64_t windows = all.size(1) / width;
+  const std::int64_t windows = all.size(0), width = all.size(1);
   for (; out.windows < windows; ++out.windows) {
     progress.advance("eval", static_cast<std::uint64_t>(out.windows),
                      static_cast<std::uint64_t>(windows));
-    sum += surprise(model, all.narrow(1, out.windows * width, width));
+    sum += surprise(model, all.narrow(0, out.windows, 1));
     out.tokens += width - 1;
   }
   progress.advance("eval", static_cast<std::uint64_t>(windows),

@@ -21,14 +21,16 @@ struct GroupReport {
   std::vector<std::string> modules;
   std::int64_t tokens = 0;  ///< rows of input that they saw
   /// How far outputs are from those of the dense weights: tr(D H D^T) / tr(W H W^T) over the group,
-  /// D = W - quantized, H the second moment of the input. Negative: there were no tokens.
+  /// D = W - quantized, H the second moment of the input. Negative: there were no tokens, or numbers
+  /// that are not finite.
   double relative_error = -1;
+  std::vector<double> module_errors;  ///< the same of each module; empty: relative_error is negative
   std::string fallback;  ///< why a plainer way was taken; empty: it was not
   double seconds = 0;    ///< of quantizing, without the model's own forward
 };
 
-/// "groups", each with "modules", "tokens", "relative_error" (null without tokens), "fallback",
-/// "seconds".
+/// "groups", each with "modules", "tokens", "relative_error" (null where it is negative),
+/// "module_errors", "fallback" (null: there was none), "seconds".
 GRAFT_API Value to_value(const std::vector<GroupReport>& report);
 
 /// "fast", "default" or "best".
@@ -48,12 +50,20 @@ struct CalibrationSize {
 GRAFT_API at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                                      const CalibrationSize& size);
 
+/// What a file gives to calibrate with, and what of it is left.
+struct CalibrationText {
+  at::Tensor ids;             ///< [B, T] int64
+  at::Tensor held_out;        ///< [b, T'] int64 of the same text, none of it in `ids`; b may be 0
+  std::int64_t left_out = 0;  ///< samples of one token over and over, as padding is, that ids lacks
+};
+
 /// The same from a file: plain text, JSON lines with a field "text" (.jsonl), both by the tokenizer
 /// of `model_folder`, or a safetensors file with `input_ids` [B, T] int64, of which the first
-/// `size.samples` rows are taken as they are. Throws an Error naming the file.
-GRAFT_API at::Tensor read_calibration_file(const std::filesystem::path& model_folder,
-                                           const std::filesystem::path& file,
-                                           const CalibrationSize& size);
+/// `size.samples` rows are taken as they are, and the next ones held out. Throws an Error naming
+/// the file.
+GRAFT_API CalibrationText read_calibration_file(const std::filesystem::path& model_folder,
+                                                const std::filesystem::path& file,
+                                                const CalibrationSize& size);
 
 /// The text that comes with graft, English of the public domain; beside libgraft. Throws
 /// Error(resource) when it is not there.
