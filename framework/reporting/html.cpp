@@ -270,7 +270,8 @@ std::string to_html(const Value& report) {
   if (const Value* experts = report.find("experts")) out += experts_table(*experts);
   std::string how;
   if (const Value* call = report.find("call"))
-    how += card("Settings", "As the call had them", "<table class=\"facts\">\n" + facts(*call) + "</table>\n");
+    how += card("Settings", "As the call had them",
+                "<table class=\"facts\">\n" + facts(*call) + "</table>\n");
   if (const Value* text = report.find("calibration"))
     how += card("Calibration text", "What the modules were quantized by",
                 "<table class=\"facts\">\n" + facts(*text) + "</table>\n");

@@ -16,8 +16,8 @@ struct PlotSeries {
   std::vector<PlotPoint> points;  ///< by rising x
 };
 
-/// The series as inline SVG of `width` units, y on a logarithmic scale; "" when there is no point to
-/// draw. Colours are the classes s0 .. s7 of the page, the rest s8. Labels of the axes have the
+/// The series as inline SVG of `width` units, y on a logarithmic scale; "" when there is no point
+/// to draw. Colours are the classes s0 .. s7 of the page, the rest s8. Labels of the axes have the
 /// class "axis". Names and titles are escaped here.
 std::string log_plot(const std::vector<PlotSeries>& series, int width, const std::string& x_label);
 

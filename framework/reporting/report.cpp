@@ -161,7 +161,8 @@ std::int64_t fallback_modules(const std::vector<GroupReport>& groups) {
 Value reported(const Comparison& comparison, const ReportedText& text) {
   Value out = to_value(comparison);
   for (auto& [key, value] : out.as_object()) {
-    if (value.is_double()) value = rounded(value.as_double(), key.starts_with("perplexity") ? 5 : 4);
+    if (value.is_double())
+      value = rounded(value.as_double(), key.starts_with("perplexity") ? 5 : 4);
     if (value.is_array())
       for (auto& item : value.as_array())
         if (item.is_double()) item = rounded(item.as_double());

@@ -129,8 +129,8 @@ struct Scores {
   }
 };
 
-/// Runs body(0) .. body(count - 1) on the pool, each with LibTorch on one thread: some of its results
-/// depend on their number.
+/// Runs body(0) .. body(count - 1) on the pool, each with LibTorch on one thread: some of its
+/// results depend on their number.
 template <class Body>
 void run_each(std::int64_t count, const Body& body) {
   const int before = at::get_num_threads();

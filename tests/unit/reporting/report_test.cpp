@@ -40,7 +40,9 @@ at::Tensor random_ids(std::int64_t samples, std::int64_t length) {
 
 TensorToWrite ids_to_write(const at::Tensor& ids) {
   return {"input_ids", Dtype::I64, ids.sizes().vec(),
-          [ids] { return std::shared_ptr<const void>(ids.const_data_ptr(), [ids](const void*) {}); }};
+          [ids] {
+            return std::shared_ptr<const void>(ids.const_data_ptr(), [ids](const void*) {});
+          }};
 }
 
 ReportInput input_of(const at::Tensor& ids) {
