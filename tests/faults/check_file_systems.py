@@ -1,4 +1,4 @@
-"""graft quantize writes into file systems that are full or read-only: check_file_systems.py GRAFT GOLDEN.
+"""graft quantize writes where it is full or read-only: check_file_systems.py GRAFT GOLDEN.
 
 They are made for the test, in memory and in a mount namespace of its own. Exits with 77 where that
 is not allowed.
@@ -17,7 +17,8 @@ import tempfile
 graft, golden = sys.argv[1], pathlib.Path(sys.argv[2])
 if "inside" not in sys.argv[3:]:
     # A user who is not root becomes it in a namespace of his own, where the system lets him.
-    namespace = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--user", "--map-root-user"])
+    namespace = ["unshare", "--mount"]
+    namespace += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     if subprocess.run([*namespace, "mount", "-t", "tmpfs", "none", "/mnt"],
                       stderr=subprocess.DEVNULL).returncode:
         print("skipped: mounting is not allowed")
