@@ -11,7 +11,7 @@
 #include "applying/convert.h"
 #include "applying/device.h"
 #include "calibrating/calibrate.h"
-#include "calibrating/job_file.h"
+#include "calibrating/job_description.h"
 #include "calibrating/journal.h"
 #include "graft/module_graph.h"
 #include "host_state.h"

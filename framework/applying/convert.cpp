@@ -8,6 +8,7 @@
 #include <malloc.h>
 #endif
 
+#include "applying/checkpoint_tensors.h"
 #include "applying/swaps.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
@@ -52,19 +53,6 @@ void return_freed_memory() {
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
-}
-
-TensorToWrite to_write(std::string name, const at::Tensor& tensor) {
-  return {std::move(name), dtype_of(tensor.scalar_type()), tensor.sizes().vec(), [tensor] {
-            const auto flat = tensor.detach().to(at::kCPU).contiguous();
-            return std::shared_ptr<const void>(flat.const_data_ptr(), [flat](const void*) {});
-          }};
-}
-
-at::Tensor read_tensor(const Checkpoint& checkpoint, const TensorInfo& info) {
-  auto tensor = at::empty(info.shape, at::TensorOptions(scalar_type(info.dtype)));
-  checkpoint.read(info, tensor.mutable_data_ptr());
-  return tensor;
 }
 
 at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned) {

@@ -51,11 +51,6 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
 /// stays: the C library does not do it by itself. Takes about a millisecond.
 void return_freed_memory();
 
-/// Part of a model folder to write; the tensor is copied, where it has to be, when its turn comes.
-TensorToWrite to_write(std::string name, const at::Tensor& tensor);
-/// A tensor of a checkpoint in its own dtype, on the CPU.
-at::Tensor read_tensor(const Checkpoint& checkpoint, const TensorInfo& info);
-
 /// The model's tensors under their checkpoint names, in plan order, tied ones once. Of a model that
 /// was quantized already, tensors that were cast while loading are written as the checkpoint has
 /// them, and so are those that nothing took. Refers to the model's memory and to the checkpoint:

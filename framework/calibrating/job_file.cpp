@@ -1,25 +1,18 @@
 #include "calibrating/job_file.h"
 
-#include <ATen/Version.h>
 #include <sys/stat.h>
-#include <torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <boost/crc.hpp>
 #include <cerrno>
 #include <cstdio>
-#include <set>
 #include <system_error>
+#include <vector>
 
 #include "checkpoint/input_file.h"
 #include "checkpoint/output_file.h"
-#include "checkpoint/safetensors_header.h"
-#include "graft/calibration.h"
-#include "graft/activations.h"
 #include "graft/error.h"
-#include "graft/tensors.h"
-#include "kernels/cpu_level.h"
 
 namespace graft {
 
@@ -36,15 +29,6 @@ constexpr JsonLimits kLimits{.bytes = kMaxJobBytes, .depth = JsonLimits{}.depth 
 constexpr const char* kWayOut =
     "bring back what was there, or start again without the state (graft quantize --overwrite, or "
     "discard_job_state)";
-
-std::string checksum(const std::string& text) { return graft::checksum(text.data(), text.size()); }
-
-/// A path as JSON and people read it, whatever bytes it has.
-std::string plain(const fs::path& path) {
-  constexpr std::size_t kLongest = 1u << 16;
-  const std::string quoted = quote(path.string(), kLongest);
-  return quoted.substr(1, quoted.size() - 2);
-}
 
 /// Only the user's own state is used: it names files and becomes a model.
 void require_own(const fs::path& path) {
@@ -127,39 +111,11 @@ void require_same(const Value* was, const Value* now) {
       .hint(kWayOut);
 }
 
-Value describe_weights(const Checkpoint& checkpoint) {
-  Value out(Value::Object{});
-  for (const auto& path : checkpoint.shards()) {
-    const InputFile file(path);
-    std::string header(std::min<std::uint64_t>(64, file.size()), '\0');
-    file.read(0, header.size(), header.data());
-    header.resize(kLengthBytes + safetensors_header_length(header, file.size()));
-    file.read(0, header.size(), header.data());
-    Value row;
-    row.set("bytes", static_cast<std::int64_t>(file.size()));
-    row.set("modified", file.modified());
-    row.set("header", checksum(header));
-    out.set(plain(path.filename()), std::move(row));
-  }
-  return out;
-}
-
-/// Rules decide the plan, so it says what they said.
-std::string describe_plan(const Plan& plan) {
-  std::string text;
-  for (const auto& entry : plan.entries)
-    if (entry.action != Action::keep)
-      text += entry.spec.path + '\0' + entry.plugin + '\0' + entry.replacement + '\0' +
-              entry.settings + '\n';
-  return std::to_string(plan.count(Action::quantize)) + " modules quantized, checksum " +
-         checksum(text);
-}
-
 }  // namespace
 
-std::string checksum(const void* data, std::size_t size) {
+std::string checksum(std::string_view bytes) {
   boost::crc_32_type sum;
-  sum.process_bytes(data, size);
+  sum.process_bytes(bytes.data(), bytes.size());
   char text[16];
   std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(sum.checksum()));
   return text;
@@ -181,38 +137,6 @@ void remove_file(const fs::path& file) {
   std::error_code code;
   fs::remove(file, code);
   if (code) throw output_error("remove the file", file, code.value());
-}
-
-Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& settings,
-                   const Plugins& plugins, Recipe recipe, const at::Tensor& ids) {
-  Value versions(Value::Object{});
-  std::set<std::string> used{plan.plugin};
-  for (const auto& entry : plan.entries)
-    if (entry.action == Action::quantize) used.insert(entry.plugin);
-  for (const auto* library : plugins.libraries())
-    if (used.contains(std::string(library->id())))
-      versions.set(library->id(), std::string(library->version()));
-  const auto flat = ids.contiguous();
-  Value text;
-  text.set("shape", shape_text(ids.sizes().vec()));
-  text.set("ids", checksum(flat.const_data_ptr(), flat.nbytes()));
-  Value job;
-  job.set("graft", GRAFT_VERSION);
-  job.set("libtorch", TORCH_VERSION);
-  job.set("kernels", std::string(kernels::name_of(kernels::cpu_level())) + ", LibTorch's " +
-                         at::get_cpu_capability());
-  job.set("activations", static_cast<std::int64_t>(activations().mode()));
-  job.set("plugins", std::move(versions));
-  std::error_code code;
-  job.set("model", plain(fs::weakly_canonical(checkpoint.folder(), code)));
-  job.set("config.json", checkpoint.config());
-  job.set("weights", describe_weights(checkpoint));
-  job.set("dtype", std::string(dtype_word(plan.dtype)));
-  job.set("settings", settings);
-  job.set("recipe", std::string(word_of(recipe)));
-  job.set("plan", describe_plan(plan));
-  job.set("calibration", std::move(text));
-  return job;
 }
 
 void make_job_folder(const fs::path& folder) {

@@ -1,17 +1,11 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstddef>
 #include <filesystem>
 #include <string>
-#include <vector>
+#include <string_view>
 
-#include "graft/checkpoint.h"
 #include "graft/job_state.h"
-#include "graft/plan.h"
-#include "graft/plugins.h"
-#include "graft/quantizer.h"
 #include "graft/value.h"
 
 namespace graft {
@@ -20,12 +14,7 @@ namespace graft {
 inline constexpr const char* kJobLock = "lock";
 
 /// CRC-32 of the bytes, eight hexadecimal digits.
-std::string checksum(const void* data, std::size_t size);
-
-/// All that the bytes of a calibrated quantization depend on, with the values of now: graft,
-/// LibTorch, kernels, plugins, model, settings, recipe, plan and calibration ids.
-Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& settings,
-                   const Plugins& plugins, Recipe recipe, const at::Tensor& ids);
+std::string checksum(std::string_view bytes);
 
 /// Makes the folder unless it is there. Throws Error(usage) when it holds what is no state of a
 /// job, Error(resource) when others may write to it.

@@ -1,28 +1,18 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "calibrating/record_file.h"
 #include "checkpoint/output_lock.h"
-#include "graft/calibration.h"
 #include "graft/context.h"
 #include "graft/export.h"
 #include "graft/job_state.h"
-#include "graft/tensors.h"
 
 namespace graft {
-
-/// A group of modules that was quantized.
-struct GroupRecord {
-  std::vector<Tensors> modules;  ///< of each, as Quantizer::save gives them
-  at::Tensor scales;             ///< what its producer was told to divide by; undefined: nothing
-  GroupReport row;
-};
 
 /// The groups that a job has done, on disk. They come in the same order each time, so the first
 /// ones of a job that goes on are read and the others done and kept. Not thread-safe; another

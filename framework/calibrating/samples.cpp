@@ -209,22 +209,4 @@ fs::path default_calibration_file() {
   return file;
 }
 
-Value to_value(const std::vector<GroupReport>& report) {
-  Value::Array groups;
-  for (const auto& group : report) {
-    Value row;
-    row.set("modules", Value::Array(group.modules.begin(), group.modules.end()));
-    row.set("tokens", group.tokens);
-    row.set("relative_error", group.relative_error < 0 ? Value() : Value(group.relative_error));
-    row.set("module_errors",
-            Value::Array(group.module_errors.begin(), group.module_errors.end()));
-    row.set("fallback", group.fallback.empty() ? Value() : Value(group.fallback));
-    row.set("seconds", group.seconds);
-    groups.push_back(std::move(row));
-  }
-  Value out;
-  out.set("groups", std::move(groups));
-  return out;
-}
-
 }  // namespace graft
