@@ -349,6 +349,7 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
                           uses_calibration(ready.plan, options.calibration, *ready.model);
   if (!calibrated && options.recipe != Recipe::standard)
     throw Error(ErrorKind::usage, "the recipe is of no use: nothing is calibrated")
+        .at("--recipe")
         .found(std::string(word_of(options.recipe)))
         .hint("give calibration text, or leave out the recipe");
   if (ready.quantizer && ready.quantizer->pre_quantized())

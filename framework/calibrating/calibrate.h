@@ -39,7 +39,7 @@ GRAFT_API std::vector<GroupReport> quantize_calibrated(const std::shared_ptr<nn:
                                                        const Observer& observer);
 
 /// The strongest need for calibration among the entries that are to be quantized.
-CalibrationUse use_of_calibration(const Plan& plan);
+GRAFT_API CalibrationUse use_of_calibration(const Plan& plan);
 
 /// Mean of x x^T over the rows of x [.., K]: [K, K] float32.
 GRAFT_API at::Tensor second_moment(const at::Tensor& x);

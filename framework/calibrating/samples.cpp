@@ -175,6 +175,7 @@ Recipe parse_recipe(std::string_view word) {
   for (const auto& [recipe, own] : kRecipes)
     if (own == word) return recipe;
   throw Error(ErrorKind::usage, "no such recipe")
+      .at("--recipe")
       .expected("fast, default or best")
       .found(quote(std::string(word)));
 }

@@ -7,6 +7,7 @@
 
 #include "checkpoint/file_descriptor.h"
 #include "graft/error.h"
+#include "graft/export.h"
 
 namespace graft {
 
@@ -15,7 +16,7 @@ Error output_error(std::string_view doing, const std::filesystem::path& path, in
 
 /// A new file that is written. Every call of the system is checked, so that a full disk is seen
 /// wherever it is reported; all errors are Error(resource).
-class OutputFile {
+class GRAFT_API OutputFile {
  public:
   /// Creates the file, which must not exist.
   explicit OutputFile(std::filesystem::path path);
@@ -34,7 +35,7 @@ inline constexpr std::string_view kPartialMark = ".partial-";
 
 /// Makes or replaces a file, which is whole or as it was: `write` gets a temporary sibling, which
 /// is then synced and renamed. The caller syncs the folder.
-void write_whole(const std::filesystem::path& file, const std::function<void(OutputFile&)>& write);
+GRAFT_API void write_whole(const std::filesystem::path& file, const std::function<void(OutputFile&)>& write);
 
 /// Syncs the entries of a folder.
 void sync_folder(const std::filesystem::path& folder);

@@ -1,9 +1,9 @@
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 
+#include "checkpoint/output_file.h"
 #include "cli/program.h"
 #include "cli/quantize_report.h"
 #include "graft/tokenizer.h"
@@ -30,12 +30,6 @@ std::vector<std::int64_t> encode(const std::filesystem::path& reference,
   return ids;
 }
 
-/// The name of the folder without those around it.
-std::string name_of(const std::filesystem::path& folder) {
-  const auto path = std::filesystem::absolute(folder).lexically_normal();
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
-}
-
 void run(Program& program, const Arguments& given) {
   const auto start = std::chrono::steady_clock::now();
   const auto reference = find_model(given.reference), model = find_model(given.model);
@@ -52,16 +46,6 @@ void run(Program& program, const Arguments& given) {
   const Comparison found =
       compare(dense.model, quantized.model, text.ids, program.context());
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  if (!given.html.empty()) {
-    Value report;
-    report.set("graft", GRAFT_VERSION);
-    report.set("model", name_of(model));
-    report.set("reference", name_of(reference));
-    report.set("comparison", reported(found, text));
-    std::ofstream page(given.html, std::ios::binary);
-    if (!(page << to_html(report)).flush())
-      throw Error(ErrorKind::resource, "the report cannot be written").at(quote(given.html));
-  }
   if (program.globals.json) {
     Value result = graft::to_value(found);
     result.set("seconds", took.count());
@@ -73,6 +57,15 @@ void run(Program& program, const Arguments& given) {
               << "\n";
     for (std::size_t i = 0; i < found.layers.size(); ++i)
       std::printf("layer %zu  relative squared error of hidden states %.4g\n", i, found.layers[i]);
+  }
+  if (!given.html.empty()) {
+    Value report;
+    report.set("graft", GRAFT_VERSION);
+    report.set("model", name_of(model));
+    report.set("reference", name_of(reference));
+    report.set("comparison", reported(found, text));
+    const std::string page = to_html(report);
+    write_whole(given.html, [&](OutputFile& file) { file.write(0, page.data(), page.size()); });
   }
   if (given.max_kl)
     check_kl(found, *given.max_kl, text.file, "the figures are printed; quantize with more bits");
@@ -92,7 +85,7 @@ void add_compare(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--html", given->html, "Write a report with plots to this file");
   verb->add_option("--max-kl", given->max_kl,
                    "Exit with 5 when the mean KL divergence is above this many nats a token")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least_zero());
   verb->add_option("--dtype", given->dtype,
                    "Of activations: float32, bfloat16 or float16; default as the models");
   if (with_methods) given->method.add_loading_to(*verb, program.host());

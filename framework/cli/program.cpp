@@ -149,6 +149,18 @@ CLI::Validator at_least_one() {
       "INT from 1");
 }
 
+CLI::Validator at_least_zero() {
+  return CLI::Validator(
+      [](std::string& text) {
+        double number = -1;
+        const auto* end = text.data() + text.size();
+        const auto [at, failed] = std::from_chars(text.data(), end, number);
+        const bool good = failed == std::errc{} && at == end && number >= 0;
+        return good ? std::string() : "expected a number from 0 on, found " + quote(text);
+      },
+      "NUMBER from 0");
+}
+
 std::string with_commas(std::uint64_t number) {
   std::string text = std::to_string(number);
   for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");

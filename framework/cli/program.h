@@ -86,6 +86,8 @@ std::optional<at::ScalarType> parse_dtype(const std::string& word);
 
 /// Accepts integers from 1 on.
 CLI::Validator at_least_one();
+/// Any number.
+CLI::Validator at_least_zero();
 
 /// "1,234"
 std::string with_commas(std::uint64_t number);

@@ -58,10 +58,10 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--max-kl", given->job.max_kl,
                    "Make nothing when the mean KL divergence is above this many nats a token; "
                    "without --eval measured on calibration text that calibration did not use")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least_zero());
   verb->add_option("--max-fallback", given->job.max_fallback,
                    "Make nothing when more modules than this had no usable statistics")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least_zero());
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft quantize models/SmolLM2-135M-Instruct models/quantized --method METHOD");
   verb->callback([given, &program] { run(program, *given); });

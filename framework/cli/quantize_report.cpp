@@ -3,9 +3,9 @@
 #include <ATen/core/TensorBody.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 
+#include "calibrating/calibrate.h"
 #include "cli/program.h"
 #include "graft/quantizer.h"
 #include "graft/tensors.h"
@@ -23,13 +23,6 @@ std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.4g", value);
   return text;
-}
-
-bool needs_calibration(const Plan& plan) {
-  return std::any_of(plan.entries.begin(), plan.entries.end(), [](const auto& entry) {
-    return entry.action == Action::quantize &&
-           entry.quantizer->calibration(*entry.config) == CalibrationUse::required;
-  });
 }
 
 /// Says now what comparing would say when the work is done.
@@ -56,7 +49,8 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
                                               .encode(read_text_file(job.eval)),
                                           kContext)};
   fs::path file = job.calibration;
-  if (file.empty() && needs_calibration(program.host().plan(checkpoint, options))) {
+  if (file.empty() &&
+      use_of_calibration(program.host().plan(checkpoint, options)) == CalibrationUse::required) {
     file = default_calibration_file();
     program.context().say(LogLevel::info, "calibrate",
                           "with the text that comes with graft; --calibration FILE takes another");
@@ -90,6 +84,11 @@ std::optional<Comparison> measure(Program& program, const LoadedModel& loaded,
   dense.context = program.context();
   const auto reference = program.host().load(loaded.checkpoint, dense);
   return compare(reference.model, loaded.model, texts.measured_on->ids, program.context());
+}
+
+std::string name_of(const fs::path& folder) {
+  const auto path = fs::absolute(folder).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
 std::string in_words(const Comparison& found) {
@@ -145,13 +144,9 @@ void write_report(FolderWriter& writer, const LoadedModel& loaded, const Quantiz
   if (job.max_kl) call.set("max_kl", *job.max_kl);
   if (job.max_fallback) call.set("max_fallback", *job.max_fallback);
   const std::string base = base_model_name(loaded.checkpoint);
-  auto folder = fs::absolute(job.model).lexically_normal();
-  if (!folder.has_filename()) folder = folder.parent_path();
   // In the cache, folders are named by commits.
-  const std::string name =
-      base.empty() || folder.parent_path().filename() != "snapshots"
-          ? folder.filename().string()
-          : base.substr(base.find('/') + 1);
+  const bool cached = !base.empty() && name_of(job.model.parent_path()) == "snapshots";
+  const std::string name = cached ? base.substr(base.find('/') + 1) : name_of(job.model);
   const Value report = make_report(
       loaded, {name, base, std::move(call), texts.calibration, texts.measured_on, measured});
   writer.write_text("graft-report.json", to_json(report, 2) + "\n");

@@ -31,6 +31,9 @@ void check_gates(const QuantizeJob& job, const LoadedModel& loaded, const JobTex
 void check_kl(const Comparison& found, double most, const std::string& file,
               const std::string& hint);
 
+/// The name of a model's folder, without those around it.
+std::string name_of(const std::filesystem::path& folder);
+
 /// "KL 0.0123 nats a token (99th percentile ..., ...), ..." of one line.
 std::string in_words(const Comparison& found);
 

@@ -277,7 +277,7 @@ std::string to_html(const Value& report) {
                 "<table class=\"facts\">\n" + facts(*text) + "</table>\n");
   if (found) {
     Value text;
-    for (const char* key : {"file", "windows", "context", "tokens", "not_finite", "sha256"})
+    for (const char* key : {"file", "windows", "context", "tokens", "not_finite", "crc32"})
       if (const Value* value = found->find(key)) text.set(key, *value);
     how += card("Measured on", "Windows of text, the first token of each not scored",
                 "<table class=\"facts\">\n" + facts(text) + "</table>\n");

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "reporting/sha256.h"
+#include "calibrating/job_file.h"
 #include "text/utf8.h"
 
 namespace graft {
@@ -51,7 +51,7 @@ Value describe(const ReportedText& text) {
   out.set("seq_len", ids.size(1));
   out.set("tokens", ids.numel());
   out.set("distinct_tokens", static_cast<std::int64_t>(distinct.size()));
-  out.set("sha256", sha256({reinterpret_cast<const char*>(first), ids.nbytes()}));
+  out.set("crc32", checksum({reinterpret_cast<const char*>(first), ids.nbytes()}));
   return out;
 }
 
@@ -169,7 +169,7 @@ Value reported(const Comparison& comparison, const ReportedText& text) {
   }
   const Value about = describe(text);
   out.set("file", about.at("file"));
-  out.set("sha256", about.at("sha256"));
+  out.set("crc32", about.at("crc32"));
   return out;
 }
 

@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
 #include "graft/pool.h"
+#include "plugins/one_torch_thread.h"
 #include "running/input_ids.h"
 
 namespace graft {
@@ -129,14 +129,11 @@ struct Scores {
   }
 };
 
-/// Runs body(0) .. body(count - 1) on the pool, each with LibTorch on one thread: some of its
-/// results depend on their number.
+/// Runs body(0) .. body(count - 1) on the pool.
 template <class Body>
 void run_each(std::int64_t count, const Body& body) {
-  const int before = at::get_num_threads();
   std::vector<std::exception_ptr> failed(static_cast<std::size_t>(count));
   for_each_chunk(pool(), count, [&](std::int64_t i) {
-    at::set_num_threads(1);  // here and, of the matrix library, everywhere
     const c10::InferenceMode guard;
     try {
       body(static_cast<std::size_t>(i));
@@ -144,7 +141,6 @@ void run_each(std::int64_t count, const Body& body) {
       failed[static_cast<std::size_t>(i)] = std::current_exception();
     }
   });
-  at::set_num_threads(before);
   for (const auto& error : failed)
     if (error) std::rethrow_exception(error);
 }
@@ -213,6 +209,7 @@ Comparison compare(const std::shared_ptr<Model>& reference, const std::shared_pt
     throw Error(ErrorKind::usage, "the windows cannot be compared on")
         .expected("[W, T] int64, T at least 2");
   const c10::InferenceMode guard;
+  const OneTorchThread one_thread;  // some of LibTorch's results depend on their number
   const auto windows = given.contiguous();
   require_in_vocabulary(*reference, {windows.const_data_ptr<std::int64_t>(),
                                      static_cast<std::size_t>(windows.numel())});

@@ -32,7 +32,7 @@ struct Comparison {
 /// unless it is the only one. Throws Error(usage) for fewer than two tokens and a context below 2.
 GRAFT_API at::Tensor evaluation_windows(std::span<const std::int64_t> ids, std::int64_t context);
 
-/// Runs both models over `windows` [W, T] int64, one after another, in float32 from their logits;
+/// Runs both models over `windows` [W, T] int64, side by side, in float32 from their logits;
 /// logits of one window are in memory at once. While it runs, modules of both are wrapped to watch
 /// hidden states. Bits do not depend on the number of threads. Throws Error(usage) for encoders,
 /// other vocabularies, a token that is in none; Error(interrupted) when `progress` says so.

@@ -97,7 +97,7 @@ enum class CalibrationUse { none, optional, required };
 enum class Recipe {
   fast,      ///< one pass over the weights
   standard,  ///< "default": what pays in most models
-  best,      ///< what still gains, at several times the work
+  best,      ///< more sweeps
 };
 
 struct GroupMember {

@@ -258,11 +258,11 @@ TEST_CASE("a recipe where nothing is calibrated, and one that there is not, are 
   options.recipe = Recipe::fast;
   const auto error = thrown_by([&] { host().host->load(kLlama, options); });
   CHECK(error.kind() == ErrorKind::usage);
-  CHECK(contains(error.what(), "the recipe is of no use: nothing is calibrated: found fast"));
+  CHECK(contains(error.what(), "--recipe: the recipe is of no use: nothing is calibrated: found fast"));
   for (const auto recipe : {Recipe::fast, Recipe::standard, Recipe::best})
     CHECK(parse_recipe(word_of(recipe)) == recipe);
   CHECK(contains(message_of([] { parse_recipe("slow"); }),
-                 "expected fast, default or best, found 'slow'"));
+                 "--recipe: no such recipe: expected fast, default or best, found 'slow'"));
 }
 
 TEST_CASE("windows of calibration text have the tokenizer's special tokens around each") {
