@@ -191,6 +191,6 @@ with tempfile.TemporaryDirectory() as name:
     run("compare", model, small, "--text", other, code=1,
         says="the models have different vocabularies: expected 64 tokens, as the reference, found ")
     run("compare", model, whole, "--text", other, "--html", temporary / "no/page.html", code=4,
-        says="the report cannot be written")
+        says="cannot create the file")
 
 print(len(checks), "checks")
