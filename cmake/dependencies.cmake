@@ -16,7 +16,7 @@ list(APPEND CMAKE_PREFIX_PATH ${GRAFT_TORCH_DIR}/share/cmake)
 find_package(Torch REQUIRED)
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)   # at::parallel_for is serial without it
-find_package(Boost 1.74 REQUIRED COMPONENTS filesystem)
+find_package(Boost 1.74 REQUIRED COMPONENTS context filesystem)
 find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json 3.10 REQUIRED)
 find_package(CLI11 REQUIRED)

@@ -43,5 +43,5 @@ set(CPACK_STRIP_FILES ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 # LibTorch is no Debian package: it stays where GRAFT_TORCH_DIR says.
 set(CPACK_DEBIAN_PACKAGE_DEPENDS
-    "libstdc++6 (>= 12), libgomp1, libboost-filesystem1.74.0, libyaml-cpp0.7, libicu72, libpcre2-8-0")
+    "libstdc++6 (>= 12), libgomp1, libboost-context1.74.0, libboost-filesystem1.74.0, libyaml-cpp0.7, libicu72, libpcre2-8-0")
 include(CPack)

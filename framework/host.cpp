@@ -320,6 +320,12 @@ static bool uses_calibration(const Plan& plan, const at::Tensor& ids, const Mode
   return true;
 }
 
+/// As many samples of [B, T] at a time as keep what a layer makes of them in the cache.
+static std::vector<at::Tensor> in_batches(const at::Tensor& ids) {
+  constexpr std::int64_t kTokens = 2048;
+  return ids.split(std::max<std::int64_t>(1, kTokens / ids.size(1)));
+}
+
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
   require_device(options.device);
   // Nothing here has a gradient: autograd's layers are left out, and the memory of their code.
@@ -362,16 +368,17 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
                                    state_->plugins, options.recipe, options.calibration),
                       options.context);
     fill_kept(ready.model, ready.plan, checkpoint, options.context);
-    const auto run = [&] {
+    const auto batches = in_batches(options.calibration);
+    const auto run = [&](std::int64_t i) {
       const c10::InferenceMode guard;
       Batch batch;
-      batch.input_ids = options.calibration;
+      batch.input_ids = batches[static_cast<std::size_t>(i)];
       batch.last_logits_only = true;
       ready.model->forward(batch);
     };
     loaded.calibration = quantize_calibrated(
-        ready.model, ready.plan, {options.recipe, &checkpoint, journal ? &*journal : nullptr}, run,
-        options.context, {});
+        ready.model, ready.plan, {options.recipe, &checkpoint, journal ? &*journal : nullptr},
+        static_cast<std::int64_t>(batches.size()), run, options.context, {});
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});
   }

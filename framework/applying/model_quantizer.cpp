@@ -202,7 +202,7 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
 }
 
 std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Block>& model,
-                                                   const std::function<void()>& run,
+                                                   const std::vector<std::function<void()>>& batches,
                                                    const Context& context, Recipe recipe) {
   if (state_->pre_quantized)
     throw Error(ErrorKind::usage,
@@ -216,7 +216,9 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
         .hint("call load_weights first");
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
-  auto report = quantize_calibrated(model, state_->plan, {.recipe = recipe}, run, context, state_->observer);
+  auto report = quantize_calibrated(
+      model, state_->plan, {.recipe = recipe}, static_cast<std::int64_t>(batches.size()),
+      [&](std::int64_t i) { batches[static_cast<std::size_t>(i)](); }, context, state_->observer);
   state_->converted = true;
   tie(model);
   verify_filled(model);

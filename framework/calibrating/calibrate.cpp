@@ -11,7 +11,9 @@
 
 #include "applying/convert.h"
 #include "applying/swaps.h"
+#include "calibrating/fiber.h"
 #include "calibrating/journal.h"
+#include "calibrating/second_moment.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
@@ -32,11 +34,22 @@ struct Group {
   std::vector<Member> members;
   std::string producer;
   bool done = false;
-  at::Tensor input;    ///< the one it was done with, until all members have seen it
-  std::size_t seen = 0;
-  at::Tensor scales;   ///< what the producer was told to divide by; undefined: nothing
-  at::Tensor divisor;  ///< what it now divides by, and the input of this run lacks
+  std::size_t record = 0;  ///< its number in the journal
+  bool in_memory = false;  ///< Member::made is there; else in the journal alone
+  at::Tensor scales;       ///< what the producer was told to divide by; undefined: nothing
+  at::Tensor divisor;      ///< what it now divides by, and the inputs of this run lack
 };
+
+/// A batch on its way through the model.
+struct Traveller {
+  std::unique_ptr<Fiber> fiber;
+  std::optional<std::size_t> group;  ///< whose input it brought last
+  at::Tensor input;                  ///< that one, until all members have seen it
+  std::size_t seen = 0;
+};
+
+/// Thrown through a batch's forward pass when the job ends before it.
+struct Abandoned {};
 
 class Job {
  public:
@@ -82,14 +95,18 @@ class Job {
   Job& operator=(const Job&) = delete;
 
   void install();
+  void run(std::int64_t batches, const std::function<void(std::int64_t)>& forward);
   void finish(const Observer& observer);
   at::Tensor answer(std::size_t group, std::size_t member, const at::Tensor& x);
   std::vector<GroupReport> take_report() { return std::move(report_); }
 
  private:
-  void make(Group& group, const at::Tensor& x);
-  GroupReport quantize(Group& group, const at::Tensor& x);
-  void restore(Group& group, const GroupRecord& record);
+  std::optional<std::size_t> next_group() const;
+  void make(std::size_t index);
+  GroupReport quantize(Group& group, const std::vector<at::Tensor>& inputs);
+  void bring_back(Group& group, const GroupRecord& record);
+  void put_away_before(std::size_t index);
+  void abandon();
   void divide(Group& group, const at::Tensor& scales);
   void adopt(Member& member, const std::shared_ptr<nn::Block>& made) const;
   std::vector<Tensors> saved(const Group& group) const;
@@ -101,6 +118,9 @@ class Job {
   const Context& context_;
   Swaps swaps_;
   std::vector<Group> groups_;
+  std::vector<Traveller> travellers_;
+  Traveller* running_ = nullptr;
+  bool abandoned_ = false;
   std::size_t done_ = 0;
   bool finished_ = false;
   /// Producers that divide their outputs, with the tensors they had before.
@@ -108,6 +128,12 @@ class Job {
       divided_;
   std::vector<GroupReport> report_;
 };
+
+std::vector<std::string> paths_of(const Group& group) {
+  std::vector<std::string> out;
+  for (const auto& member : group.members) out.push_back(member.entry->spec.path);
+  return out;
+}
 
 /// Stands where a module of the plan was, and hands its input to the job.
 class Waiting : public nn::Unary {
@@ -151,24 +177,6 @@ Tensors Job::dense_of(const Member& member) const {
   return out;
 }
 
-/// The module's answer, some rows at a time: what it needs in between is small then.
-at::Tensor in_pieces(nn::Unary& module, const at::Tensor& divisor, const at::Tensor& x) {
-  constexpr std::int64_t kRows = 2048;
-  const auto rows = x.reshape({-1, x.size(-1)});
-  if (rows.size(0) == 0) return module.forward(x);
-  at::Tensor out;
-  for (std::int64_t first = 0; first < rows.size(0); first += kRows) {
-    auto piece = rows.narrow(0, first, std::min(kRows, rows.size(0) - first));
-    if (divisor.defined()) piece = (piece / divisor).to(x.scalar_type());
-    const auto answer = module.forward(piece);
-    if (!out.defined()) out = at::empty({rows.size(0), answer.size(-1)}, answer.options());
-    out.narrow(0, first, piece.size(0)).copy_(answer);
-  }
-  auto sizes = x.sizes().vec();
-  sizes.back() = out.size(-1);
-  return out.view(sizes);
-}
-
 /// Calls the plugin that the entry is of.
 template <class Call>
 decltype(auto) call_for(const PlanEntry& entry, Call&& call) {
@@ -195,7 +203,7 @@ void Job::adopt(Member& member, const std::shared_ptr<nn::Block>& made) const {
         .at(member.entry->spec.path);
 }
 
-GroupReport Job::quantize(Group& group, const at::Tensor& x) {
+GroupReport Job::quantize(Group& group, const std::vector<at::Tensor>& inputs) {
   const OneTorchThread guard;
   const auto start = std::chrono::steady_clock::now();
   const PlanEntry& first = *group.members.front().entry;
@@ -206,10 +214,10 @@ GroupReport Job::quantize(Group& group, const at::Tensor& x) {
     given.members.push_back({member.entry->spec, member.entry->config, dense_of(member)});
     row.modules.push_back(member.entry->spec.path);
   }
-  if (x.defined() && x.numel() > 0) {
-    given.inputs.tokens = row.tokens = x.numel() / x.size(-1);
-    given.inputs.hessian = second_moment(x);
-  }
+  for (const auto& x : inputs)
+    if (x.defined() && x.numel() > 0) row.tokens += x.numel() / x.size(-1);
+  given.inputs.tokens = row.tokens;
+  given.inputs.hessian = second_moment(inputs);
   if (row.tokens > 0 && !group.producer.empty()) {
     const auto scales =
         call_for(first, [&] { return first.quantizer->input_scales(given, context_); });
@@ -253,7 +261,7 @@ GroupReport Job::quantize(Group& group, const at::Tensor& x) {
   return row;
 }
 
-void Job::restore(Group& group, const GroupRecord& record) {
+void Job::bring_back(Group& group, const GroupRecord& record) {
   for (std::size_t i = 0; i < group.members.size(); ++i) {
     Member& member = group.members[i];
     const PlanEntry& entry = *member.entry;
@@ -263,9 +271,19 @@ void Job::restore(Group& group, const GroupRecord& record) {
             return module;
           }));
   }
-  if (record.scales.defined()) divide(group, record.scales);
+  group.in_memory = true;
   // Without this a job that goes on took half as much memory again as an uninterrupted one.
   return_freed_memory();
+}
+
+/// All batches are past these groups, whose modules wait in the journal for the end.
+void Job::put_away_before(std::size_t index) {
+  if (!how_.journal) return;
+  for (std::size_t g = 0; g < index; ++g) {
+    if (!groups_[g].done || !groups_[g].in_memory) continue;
+    for (auto& member : groups_[g].members) member.made = nullptr;
+    groups_[g].in_memory = false;
+  }
 }
 
 std::vector<Tensors> Job::saved(const Group& group) const {
@@ -277,21 +295,27 @@ std::vector<Tensors> Job::saved(const Group& group) const {
   return out;
 }
 
-/// Has the group's modules made, from its record or by its input x.
-void Job::make(Group& group, const at::Tensor& x) {
+/// Has the group's modules made, from its record or by the inputs of the batches that wait for it.
+void Job::make(std::size_t index) {
   context_.advance("calibrate", done_++, groups_.size());
+  put_away_before(index);
+  Group& group = groups_[index];
   GroupReport row;
   std::optional<GroupRecord> record;
   if (how_.journal) {
-    std::vector<std::string> paths;
-    for (const auto& member : group.members) paths.push_back(member.entry->spec.path);
-    record = how_.journal->next(paths);
+    group.record = how_.journal->number();
+    record = how_.journal->next(paths_of(group));
   }
   if (record) {
-    restore(group, *record);
+    bring_back(group, *record);
+    if (record->scales.defined()) divide(group, record->scales);
     row = std::move(record->row);
   } else {
-    row = quantize(group, x);
+    std::vector<at::Tensor> inputs;
+    for (const auto& traveller : travellers_)
+      inputs.push_back(traveller.group == index ? traveller.input : at::Tensor());
+    row = quantize(group, inputs);
+    group.in_memory = true;
     if (how_.journal) how_.journal->keep({saved(group), group.scales, row});
   }
   group.done = true;
@@ -300,26 +324,79 @@ void Job::make(Group& group, const at::Tensor& x) {
   report_.push_back(std::move(row));
 }
 
+/// The first group that a batch waits for.
+std::optional<std::size_t> Job::next_group() const {
+  std::optional<std::size_t> first;
+  for (const auto& traveller : travellers_)
+    if (!traveller.fiber->ended() && (!first || *traveller.group < *first)) first = traveller.group;
+  return first;
+}
+
+void Job::run(std::int64_t batches, const std::function<void(std::int64_t)>& forward) {
+  travellers_.resize(static_cast<std::size_t>(batches));
+  for (std::int64_t b = 0; b < batches; ++b)
+    travellers_[static_cast<std::size_t>(b)].fiber =
+        std::make_unique<Fiber>([&forward, b] { forward(b); });
+  try {
+    while (true) {
+      for (auto& traveller : travellers_) {
+        if (traveller.fiber->ended() || (traveller.group && !groups_[*traveller.group].done))
+          continue;
+        running_ = &traveller;
+        traveller.fiber->resume();
+      }
+      const auto next = next_group();
+      if (!next) break;
+      make(*next);
+    }
+  } catch (...) {
+    abandon();
+    throw;
+  }
+  travellers_.clear();
+}
+
+/// Lets every batch on its way unwind its stack.
+void Job::abandon() {
+  abandoned_ = true;
+  for (auto& traveller : travellers_) {
+    if (!traveller.group) continue;  // it never began
+    running_ = &traveller;
+    while (!traveller.fiber->ended()) {
+      try {
+        traveller.fiber->resume();
+      } catch (...) {  // Abandoned, or what the model makes of it
+      }
+    }
+  }
+  travellers_.clear();
+}
+
 at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& x) {
   Group& group = groups_[index];
   Member& member = group.members[number];
-  if (!group.done) {
-    make(group, x);
-    group.input = x;
+  Traveller& mine = *running_;
+  if (mine.group != index || !mine.input.defined()) {
+    mine.group = index;
+    mine.input = x;
+    mine.seen = 0;
+    if (!group.done) mine.fiber->leave();
+    if (abandoned_) throw Abandoned();
+  } else if (x.data_ptr() != mine.input.data_ptr() || x.sizes() != mine.input.sizes()) {
+    throw Error(ErrorKind::internal, "modules of one group have different inputs")
+        .at(member.entry->spec.path)
+        .hint("input_groups of the model's class is wrong: report it");
   }
-  if (group.input.defined()) {
-    if (x.data_ptr() != group.input.data_ptr() || x.sizes() != group.input.sizes())
-      throw Error(ErrorKind::internal, "modules of one group have different inputs")
-          .at(member.entry->spec.path)
-          .hint("input_groups of the model's class is wrong: report it");
-    if (++group.seen == group.members.size()) group.input = at::Tensor();
-  }
-  return in_pieces(*member.made, group.divisor, x);
+  if (++mine.seen == group.members.size()) mine.input = at::Tensor();
+  if (!group.in_memory) bring_back(group, how_.journal->read(group.record, paths_of(group)));
+  return member.made->forward(group.divisor.defined() ? (x / group.divisor).to(x.scalar_type()) : x);
 }
 
 void Job::finish(const Observer& observer) {
+  for (std::size_t g = 0; g < groups_.size(); ++g)
+    if (!groups_[g].done) make(g);
   for (auto& group : groups_)
-    if (!group.done) make(group, {});
+    if (!group.in_memory) bring_back(group, how_.journal->read(group.record, paths_of(group)));
   context_.advance("calibrate", groups_.size(), groups_.size());
   for (const auto& group : groups_)
     for (const auto& member : group.members) swaps_.swap_everywhere(*member.entry, member.made);
@@ -341,11 +418,12 @@ CalibrationUse use_of_calibration(const Plan& plan) {
 
 std::vector<GroupReport> quantize_calibrated(const std::shared_ptr<nn::Block>& root,
                                              const Plan& plan, const Calibrating& how,
-                                             const std::function<void()>& run,
+                                             std::int64_t batches,
+                                             const std::function<void(std::int64_t)>& run,
                                              const Context& context, const Observer& observer) {
   Job job(root, plan, how, context);
   job.install();
-  run();
+  job.run(batches, run);
   job.finish(observer);
   return job.take_report();
 }

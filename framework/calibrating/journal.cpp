@@ -46,6 +46,10 @@ std::optional<GroupRecord> Journal::next(const std::vector<std::string>& modules
   return std::nullopt;
 }
 
+GroupRecord Journal::read(std::size_t number, const std::vector<std::string>& modules) const {
+  return read_record(folder_ / record_name(number), modules);
+}
+
 void Journal::keep(const GroupRecord& record) {
   write_record(folder_ / record_name(number_), record);
   sync_folder(folder_);

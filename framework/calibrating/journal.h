@@ -26,6 +26,11 @@ class GRAFT_API Journal {
   /// first record on that is missing or damaged, which is said, all are removed and done again.
   std::optional<GroupRecord> next(const std::vector<std::string>& modules);
 
+  /// The number of the group that next() is asked for.
+  std::size_t number() const { return number_; }
+  /// A record that next() gave or keep() kept. Throws an Error when it has changed since.
+  GroupRecord read(std::size_t number, const std::vector<std::string>& modules) const;
+
   /// Keeps the group that next() gave nothing for. It is on the disk when this returns. Throws
   /// Error(resource).
   void keep(const GroupRecord& record);

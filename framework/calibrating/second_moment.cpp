@@ -1,52 +1,149 @@
-#include <ATen/ATen.h>
+#include "calibrating/second_moment.h"
 
+#include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
-#include <vector>
 
-#include "calibrating/calibrate.h"
 #include "graft/pool.h"
+#include "kernels/gram.h"
 
 namespace graft {
 namespace {
 
-constexpr std::int64_t kRows = 2048;     ///< in float32 at once
-constexpr std::int64_t kColumns = 256;  ///< of a block; those below the diagonal are not made
+constexpr std::int64_t kSide = kernels::kGramColumns;
+constexpr std::int64_t kRows = 2048;  ///< in panels at once
+
+std::int64_t panels_of(std::int64_t k) { return (k + kSide - 1) / kSide; }
+
+/// Where the tiles of a row of tiles begin.
+std::int64_t first_tile(std::int64_t row, std::int64_t panels) {
+  return row * panels - row * (row - 1) / 2;
+}
+
+/// Where a node divides; its first half is full.
+std::int64_t middle(const BatchRange& node) {
+  std::int64_t half = 1;
+  while (2 * half < node.last - node.first) half *= 2;
+  return node.first + half;
+}
+
+/// The rows x [R, K] as float32 in panels [panels][R][48], zeros behind the last column.
+void fill_panels(const at::Tensor& x, float* panels) {
+  constexpr std::int64_t kPiece = 64;
+  const auto rows = x.size(0), k = x.size(1);
+  for_each_chunk(pool(), (rows + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    const c10::InferenceMode guard;
+    const auto first = piece * kPiece, some = std::min(kPiece, rows - first);
+    const auto values = x.narrow(0, first, some).to(at::kFloat).contiguous();
+    const auto* from = values.const_data_ptr<float>();
+    for (std::int64_t row = 0; row < some; ++row)
+      for (std::int64_t c = 0; c < k; c += kSide) {
+        auto* to = panels + (c / kSide * rows + first + row) * kSide;
+        const auto width = std::min(kSide, k - c);
+        std::copy_n(from + row * k + c, width, to);
+        std::fill_n(to + width, kSide - width, 0.0F);
+      }
+  });
+}
+
+/// Of one batch x [R, K], R > 0.
+at::Tensor sum_of_batch(const at::Tensor& x) {
+  const auto panels = panels_of(x.size(1));
+  auto sum = at::zeros({first_tile(panels, panels), kSide, kSide}, at::kFloat);
+  auto* tiles = sum.mutable_data_ptr<float>();
+  const auto tile = kernels::gram_tile(kernels::cpu_level());
+  auto packed = at::empty({panels, std::min(kRows, x.size(0)), kSide}, at::kFloat);
+  auto* values = packed.mutable_data_ptr<float>();
+  for (std::int64_t first = 0; first < x.size(0); first += kRows) {
+    const auto rows = std::min(kRows, x.size(0) - first);
+    fill_panels(x.narrow(0, first, rows), values);
+    // The longest rows of tiles come first, so that none is left for the end.
+    for_each_chunk(pool(), panels, [&](std::int64_t i) {
+      for (std::int64_t j = i; j < panels; ++j)
+        tile(values + i * rows * kSide, values + j * rows * kSide, rows,
+             tiles + (first_tile(i, panels) + j - i) * kSide * kSide);
+    });
+  }
+  return sum;
+}
+
+at::Tensor added(at::Tensor sum, const at::Tensor& other) {
+  if (!sum.defined()) return other;
+  return other.defined() ? sum.add_(other) : sum;
+}
+
+/// The node's sum, of those of the nodes in it, in whose memory it is made.
+at::Tensor add_up(const BatchRange& node, const std::vector<BatchRange>& nodes,
+                  std::vector<at::Tensor>& sums) {
+  const auto found = std::find(nodes.begin(), nodes.end(), node);
+  if (found != nodes.end()) return std::move(sums[static_cast<std::size_t>(found - nodes.begin())]);
+  const auto half = middle(node);
+  auto left = add_up({node.first, half}, nodes, sums);
+  return added(std::move(left), add_up({half, node.last}, nodes, sums));
+}
+
+void append_nodes(const BatchRange& node, const BatchRange& held, std::vector<BatchRange>& out) {
+  if (node.first >= held.last || node.last <= held.first) return;
+  if (node.first >= held.first && node.last <= held.last) return out.push_back(node);
+  const auto half = middle(node);
+  append_nodes({node.first, half}, held, out);
+  append_nodes({half, node.last}, held, out);
+}
 
 }  // namespace
 
-at::Tensor second_moment(const at::Tensor& x) {
-  const auto k = x.size(-1);
-  const auto rows = x.reshape({-1, k});
-  auto h = at::zeros({k, k}, at::kFloat);
-  std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
-  for (std::int64_t i = 0; i < k; i += kColumns)
-    for (std::int64_t j = i; j < k; j += kColumns) blocks.emplace_back(i, j);
-  for (std::int64_t first = 0; first < rows.size(0); first += kRows) {
-    const auto part =
-        rows.narrow(0, first, std::min(kRows, rows.size(0) - first)).to(at::kFloat);
-    for_each_chunk(pool(), static_cast<std::int64_t>(blocks.size()), [&](std::int64_t b) {
-      const c10::InferenceMode guard;
-      const auto [i, j] = blocks[static_cast<std::size_t>(b)];
-      const auto height = std::min(kColumns, k - i), width = std::min(kColumns, k - j);
-      h.narrow(0, i, height)
-          .narrow(1, j, width)
-          .addmm_(part.narrow(1, i, height).t(), part.narrow(1, j, width));
-    });
+std::vector<BatchRange> nodes_of(std::int64_t batches, const BatchRange& held) {
+  std::vector<BatchRange> out;
+  append_nodes({0, batches}, held, out);
+  return out;
+}
+
+at::Tensor sum_of_products(const std::vector<at::Tensor>& inputs, const BatchRange& node) {
+  if (node.last - node.first > 1) {
+    const auto half = middle(node);
+    const auto left = inputs.begin() + (half - node.first);
+    auto sum = sum_of_products({inputs.begin(), left}, {node.first, half});
+    return added(std::move(sum), sum_of_products({left, inputs.end()}, {half, node.last}));
   }
-  h.div_(static_cast<double>(rows.size(0)));
-  for_each_chunk(pool(), static_cast<std::int64_t>(blocks.size()), [&](std::int64_t b) {
-    const c10::InferenceMode guard;
-    const auto [i, j] = blocks[static_cast<std::size_t>(b)];
-    const auto height = std::min(kColumns, k - i), width = std::min(kColumns, k - j);
-    const auto above = h.narrow(0, i, height).narrow(1, j, width);
-    h.narrow(0, j, width)
-        .narrow(1, i, height)
-        .copy_(i == j ? above.triu() + above.triu(1).t() : above.t());
+  const auto& x = inputs.front();
+  if (!x.defined() || x.numel() == 0) return {};
+  return sum_of_batch(x.reshape({-1, x.size(-1)}));
+}
+
+at::Tensor second_moment(std::int64_t k, std::int64_t batches,
+                         const std::vector<BatchRange>& nodes, std::vector<at::Tensor> sums,
+                         std::int64_t rows) {
+  const auto sum = add_up({0, batches}, nodes, sums);
+  if (!sum.defined()) return sum;
+  auto h = at::empty({k, k}, at::kFloat);
+  const auto panels = panels_of(k);
+  const auto* tiles = sum.const_data_ptr<float>();
+  auto* to = h.mutable_data_ptr<float>();
+  const auto count = static_cast<float>(rows);
+  for_each_chunk(pool(), panels, [&](std::int64_t row) {
+    for (std::int64_t i = row * kSide; i < std::min(k, (row + 1) * kSide); ++i)
+      for (std::int64_t j = 0; j < k; ++j) {
+        const auto low = std::min(i, j), high = std::max(i, j);
+        const auto tile = first_tile(low / kSide, panels) + high / kSide - low / kSide;
+        to[i * k + j] = tiles[(tile * kSide + low % kSide) * kSide + high % kSide] / count;
+      }
   });
   return h;
+}
+
+at::Tensor second_moment(const std::vector<at::Tensor>& inputs) {
+  const auto batches = static_cast<std::int64_t>(inputs.size());
+  std::int64_t rows = 0, k = 0;
+  for (const auto& x : inputs) {
+    if (!x.defined() || x.numel() == 0) continue;
+    k = x.size(-1);
+    rows += x.numel() / k;
+  }
+  if (rows == 0) return {};
+  return second_moment(k, batches, {{0, batches}}, {sum_of_products(inputs, {0, batches})}, rows);
 }
 
 }  // namespace graft

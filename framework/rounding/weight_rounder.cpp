@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,13 +17,21 @@ namespace {
 
 constexpr std::int64_t kWidth = kernels::kStripRows;
 
-/// F lower triangular with F^T F = h, or undefined when h is not positive definite.
-at::Tensor lower_factor(const at::Tensor& h) {
+/// F lower triangular with F^T F = h, or undefined when h is not positive definite. `backwards`
+/// [K, K] contiguous is h with its rows and columns in reverse; its memory becomes F's, because four
+/// of them at once are most of what rounding a large layer takes.
+at::Tensor lower_factor(at::Tensor backwards) {
   const OneTorchThread guard;  // other numbers of threads give other bits
-  const auto [factor, info] = at::linalg_cholesky_ex(h.flip({0, 1}));
+  auto columns = backwards.t();  // the same matrix, in the order that LAPACK works in
+  auto info = at::empty({}, at::kInt);
+  at::linalg_cholesky_ex_out(columns, info, columns);
   if (info.item<int>() != 0) return {};
-  auto lower = factor.t().flip({0, 1}).contiguous();
-  return lower.isfinite().all().item<bool>() ? lower : at::Tensor();
+  const auto reverse = [&](auto* first) { std::reverse(first, first + backwards.numel()); };
+  if (backwards.scalar_type() == at::kDouble)
+    reverse(backwards.mutable_data_ptr<double>());
+  else
+    reverse(backwards.mutable_data_ptr<float>());
+  return backwards.diagonal().isfinite().all().item<bool>() ? backwards : at::Tensor();
 }
 
 kernels::ScaleType scale_type(at::ScalarType dtype) {
@@ -32,17 +41,29 @@ kernels::ScaleType scale_type(at::ScalarType dtype) {
   throw Error(ErrorKind::internal, "scales cannot be stored as " + std::string(dtype_word(dtype)));
 }
 
-/// [N, C] as strips [ceil(N / 16), C, 16], rows of zeros behind the last.
-at::Tensor to_strips(const at::Tensor& rows) {
-  const auto n = rows.size(0), padded = (n + kWidth - 1) / kWidth * kWidth;
-  return at::constant_pad_nd(rows, {0, 0, 0, padded - n})
-      .view({-1, kWidth, rows.size(1)})
-      .transpose(1, 2)
-      .contiguous();
-}
+/// [N, C] and the order of its columns, read and written a strip at a time.
+struct Columns {
+  std::int64_t count = 0;
+  const std::int64_t* order = nullptr;  ///< [C], column k of a strip is order[k]; null: k
 
-at::Tensor from_strips(const at::Tensor& strips, std::int64_t n) {
-  return strips.transpose(1, 2).reshape({-1, strips.size(1)}).narrow(0, 0, n);
+  std::int64_t of(std::int64_t k) const { return order ? order[k] : k; }
+  /// `rows` [R, C] to [C, 16], zeros for the rows that lack.
+  void to_strip(const float* rows, std::int64_t r, float* strip) const {
+    if (r < kWidth) std::fill_n(strip, count * kWidth, 0.0F);
+    for (std::int64_t row = 0; row < r; ++row)
+      for (std::int64_t k = 0; k < count; ++k)
+        strip[k * kWidth + row] = rows[row * count + of(k)];
+  }
+  template <class T>
+  void from_strip(const T* strip, std::int64_t r, T* rows) const {
+    for (std::int64_t row = 0; row < r; ++row)
+      for (std::int64_t k = 0; k < count; ++k)
+        rows[row * count + of(k)] = strip[k * kWidth + row];
+  }
+};
+
+const std::int64_t* data_or_null(const at::Tensor& order) {
+  return order.defined() ? order.const_data_ptr<std::int64_t>() : nullptr;
 }
 
 }  // namespace
@@ -81,17 +102,38 @@ struct WeightRounder::Prepared {
     }
   }
 
-  /// Damped and shrunk, in order, with its factor; false when it has none.
+  /// h [K, K] in the order of rounding, or the reverse of it, with another diagonal and the rest
+  /// shrunk.
+  at::Tensor arranged(const at::Tensor& h, const at::Tensor& new_diagonal, bool backwards) const {
+    const auto k = inputs;
+    auto out = at::empty({k, k}, at::kFloat);
+    const auto* from = h.const_data_ptr<float>();
+    const auto* own = new_diagonal.const_data_ptr<float>();
+    const auto* source = data_or_null(order);
+    auto* to = out.mutable_data_ptr<float>();
+    const auto keep = static_cast<float>(1 - options.shrinkage);
+    const auto at = [&](std::int64_t i) {
+      const auto place = backwards ? k - 1 - i : i;
+      return source ? source[place] : place;
+    };
+    for_each_chunk(pool(), k, [&](std::int64_t i) {
+      const auto* row = from + at(i) * k;
+      for (std::int64_t j = 0; j < k; ++j) to[i * k + j] = row[at(j)] * keep;
+      to[i * k + i] = own[at(i)];
+    });
+    return out;
+  }
+
+  /// The factor of h, damped and shrunk; false when it has none.
   bool factorize(const at::Tensor& h) {
     const double mean = h.diagonal().mean().item<double>();
-    auto shrunk = h * (1 - options.shrinkage);
-    auto diagonal_now = h.diagonal().clone();
-    diagonal_now.masked_fill_(diagonal_now <= 0, mean);  // inputs that are always zero
+    auto own = h.diagonal().clone();
+    own.masked_fill_(own <= 0, mean);  // inputs that are always zero
     for (double damping = options.damping, tries = 0; tries < 3; damping *= 10, ++tries) {
-      shrunk.diagonal().copy_(diagonal_now + damping * mean);
-      auto lower = lower_factor(shrunk);
+      const auto damped = own + damping * mean;
+      auto lower = lower_factor(arranged(h, damped, /*backwards=*/true));
       if (!lower.defined() && tries == 2) {
-        lower = lower_factor(shrunk.to(at::kDouble));
+        lower = lower_factor(arranged(h, damped, true).to(at::kDouble));
         if (lower.defined()) lower = lower.to(at::kFloat);
       }
       if (!lower.defined()) continue;
@@ -99,8 +141,8 @@ struct WeightRounder::Prepared {
       factor = lower.div_(roots.unsqueeze(1));
       cost = roots.square();
       if (options.sweeps > 0) {
-        hessian = shrunk;
-        diagonal = shrunk.diagonal().clone();
+        hessian = arranged(h, damped, false);
+        diagonal = hessian.diagonal().clone();
       }
       return true;
     }
@@ -126,7 +168,7 @@ WeightRounder::WeightRounder(std::int64_t inputs, const InputStatistics& statist
       throw Error(ErrorKind::internal, "the statistics belong to another input")
           .expected(std::to_string(inputs) + " inputs")
           .found(std::to_string(h.size(0)));
-    h = h.to(at::kFloat);
+    h = h.to(at::kFloat).contiguous();
     const auto diagonal = h.diagonal();
     if (!h.isfinite().all().item<bool>())
       p.fallback = "the input is not finite somewhere in the calibration text";
@@ -134,7 +176,6 @@ WeightRounder::WeightRounder(std::int64_t inputs, const InputStatistics& statist
       p.fallback = "the input is zero in all of the calibration text";
     else {
       p.order_inputs(diagonal);
-      if (p.order.defined()) h = h.index_select(0, p.order).index_select(1, p.order);
       if (!p.factorize(h)) {
         p.fallback = "the second moment of the input is not positive definite";
         p.order = p.group_ids = at::Tensor();
@@ -178,21 +219,11 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
   const auto n = weight.size(0), k = p.inputs, g = groups();
   if (!weight.isfinite().all().item<bool>())
     throw Error(ErrorKind::model, "the weight holds a number that is not finite");
-  auto rows = weight.to(at::kFloat);
-  if (p.order.defined()) rows = rows.index_select(1, p.order);
-  const auto strips = to_strips(rows);
-  const auto count = strips.size(0);
-  auto codes = at::empty({count, k, kWidth}, at::kByte);
-  auto zeros = at::empty({count, g, kWidth}, at::kByte);
-  at::Tensor scales;
-  if (given_scales.defined()) {
-    auto in_order = given_scales.to(at::kFloat);
-    if (p.group_ids.defined()) in_order = in_order.index_select(1, p.group_ids);
-    scales = to_strips(in_order);
-    zeros.fill_(1 << (grid.bits - 1));
-  } else {
-    scales = at::empty({count, g, kWidth}, at::kFloat);
-  }
+  RoundedWeight out;
+  out.codes = at::empty({n, k}, at::kByte);
+  auto zeros = at::empty({n, g}, at::kByte);
+  auto scales = given_scales.defined() ? given_scales.to(at::kFloat).contiguous().clone()
+                                       : at::empty({n, g}, at::kFloat);
 
   kernels::RoundingGrid levels;
   if (!grid.levels.empty()) {
@@ -224,35 +255,42 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
   for (std::int64_t i = 0; i < g; ++i) largest = std::max<std::int64_t>(largest, p.begin[i + 1] - p.begin[i]);
 
   const auto round_strip = kernels::round_strip(kernels::cpu_level());
-  const float* from = strips.const_data_ptr<float>();
-  auto* to_codes = codes.mutable_data_ptr<std::uint8_t>();
+  const Columns inputs{k, data_or_null(p.order)}, groups_of_inputs{g, data_or_null(p.group_ids)};
+  auto* to_codes = out.codes.mutable_data_ptr<std::uint8_t>();
   auto* to_zeros = zeros.mutable_data_ptr<std::uint8_t>();
   auto* to_scales = scales.mutable_data_ptr<float>();
   std::atomic<bool> no_memory = false;
-  for_each_chunk(pool(), count, [&](std::int64_t i) {
+  for_each_chunk(pool(), (n + kWidth - 1) / kWidth, [&](std::int64_t i) {
     static thread_local kernels::Scratch scratch;
+    const c10::InferenceMode guard;
     try {
-      auto* memory = reinterpret_cast<float*>(
-          scratch.at_least((k + 2 * largest) * kWidth * static_cast<std::int64_t>(sizeof(float))));
+      const auto first = i * kWidth, height = std::min(kWidth, n - first);
+      const auto rows = weight.narrow(0, first, height).to(at::kFloat).contiguous();
+      auto* values = reinterpret_cast<float*>(scratch.at_least(
+          kWidth * ((2 * k + 2 * largest + g) * static_cast<std::int64_t>(sizeof(float)) + k + g)));
+      auto* deviation = values + k * kWidth;
+      auto* work = deviation + k * kWidth;
+      auto* strip_scales = work + 2 * largest * kWidth;
+      auto* strip_codes = reinterpret_cast<std::uint8_t*>(strip_scales + g * kWidth);
+      auto* strip_zeros = strip_codes + k * kWidth;
+      inputs.to_strip(rows.const_data_ptr<float>(), height, values);
+      if (levels.given_scales) {
+        groups_of_inputs.to_strip(to_scales + first * g, height, strip_scales);
+        std::fill_n(strip_zeros, g * kWidth, static_cast<std::uint8_t>(1 << (grid.bits - 1)));
+      }
       round_strip(problem, levels,
-                  {from + i * k * kWidth, memory, to_codes + i * k * kWidth,
-                   to_scales + i * g * kWidth, to_zeros + i * g * kWidth, memory + k * kWidth});
+                  {values, deviation, strip_codes, strip_scales, strip_zeros, work});
+      inputs.from_strip(strip_codes, height, to_codes + first * k);
+      groups_of_inputs.from_strip(strip_scales, height, to_scales + first * g);
+      groups_of_inputs.from_strip(strip_zeros, height, to_zeros + first * g);
     } catch (const std::bad_alloc&) {
       no_memory = true;
     }
   });
   if (no_memory) throw std::bad_alloc();
 
-  RoundedWeight out;
-  out.codes = from_strips(codes, n);
-  if (p.order.defined()) out.codes = at::empty_like(out.codes).index_copy_(1, p.order, out.codes);
-  const auto in_own_order = [&](const at::Tensor& of_groups) {
-    const auto found = from_strips(of_groups, n);
-    return p.group_ids.defined() ? at::empty_like(found).index_copy_(1, p.group_ids, found)
-                                 : found.contiguous();
-  };
-  out.scales = in_own_order(scales).to(grid.scale_dtype);
-  if (grid.levels.empty()) out.zeros = in_own_order(zeros);
+  out.scales = scales.to(grid.scale_dtype);
+  if (grid.levels.empty()) out.zeros = zeros;
   return out;
 }
 

@@ -78,11 +78,13 @@ class GRAFT_API ModelQuantizer {
                     const Context& context = {});
   /// On the fly: converts the dense modules in memory, in place, each weight freed as it goes.
   void postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context = {});
-  /// postprocess_model with calibration text: `run` runs the model once over all of it as one
-  /// batch, and each module is quantized when its input comes by. The dense weights stay in memory
-  /// until all are done; when anything throws, the model is dense as before.
+  /// postprocess_model with calibration text: each of `batches` runs the model once over a batch of
+  /// it, and each module is quantized when its inputs come by. They take turns on this thread, each
+  /// on a stack of its own. The dense weights stay in memory until all are done; when anything
+  /// throws, the model is dense as before.
   std::vector<GroupReport> calibrate(const std::shared_ptr<nn::Block>& model,
-                                     const std::function<void()>& run, const Context& context = {},
+                                     const std::vector<std::function<void()>>& batches,
+                                     const Context& context = {},
                                      Recipe recipe = Recipe::standard);
 
   /// Whether save() of every converted module gives a checkpoint that others read.

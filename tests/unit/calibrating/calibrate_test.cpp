@@ -9,6 +9,7 @@
 
 #include "../host/edited_folder.h"
 #include "calibrating/calibrate.h"
+#include "calibrating/second_moment.h"
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
 #include "graft/tokenizer.h"
@@ -219,9 +220,31 @@ TEST_CASE("the second moment is the mean of x x^T") {
   const auto x = at::randn({3, 1500, 300});
   const auto rows = x.view({-1, 300}).to(at::kDouble);
   const auto expected = at::mm(rows.t(), rows) / 4500;
-  const auto found = second_moment(x);
+  const auto found = second_moment({x.narrow(0, 0, 1), at::Tensor(), x.narrow(0, 1, 2)});
   CHECK(found.equal(found.t()));
   CHECK(at::allclose(found.to(at::kDouble), expected, 1e-4, 1e-5));
+}
+
+TEST_CASE("the second moment has the same bits whoever holds which batches") {
+  at::manual_seed(3);
+  std::vector<at::Tensor> inputs;
+  for (int i = 0; i < 7; ++i)
+    inputs.push_back(i == 4 ? at::Tensor() : at::randn({2, 10 + i, 100}));
+  const auto rows = 2 * (6 * 10 + 0 + 1 + 2 + 3 + 5 + 6);
+  const auto whole = second_moment(inputs);
+  for (const std::int64_t holders : {2, 3, 7}) {
+    CAPTURE(holders);
+    std::vector<BatchRange> nodes;
+    std::vector<at::Tensor> sums;
+    for (std::int64_t h = 0; h < holders; ++h)
+      for (const auto& node : nodes_of(7, {h * 7 / holders, (h + 1) * 7 / holders})) {
+        nodes.push_back(node);
+        sums.push_back(
+            sum_of_products({inputs.begin() + node.first, inputs.begin() + node.last}, node));
+      }
+    CHECK(second_moment(100, 7, nodes, sums, rows).equal(whole));
+  }
+  CHECK_FALSE(second_moment({at::Tensor(), at::empty({0, 8})}).defined());
 }
 
 TEST_CASE("a method that needs calibration text says so") {
@@ -303,7 +326,7 @@ TEST_CASE(
   const auto before = logits(loaded, ids);
   const auto run = [&] { logits(loaded, ids); };
   auto quantizer = ModelQuantizer::from_config(*host().host, parse_json(kSettings[0]));
-  CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, run); }),
+  CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, {run}); }),
                  "call set_pre_quantized(false) when the model is dense"));
   quantizer.set_pre_quantized(false);
   CHECK(contains(message_of([&] { quantizer.postprocess_model(loaded.model); }),
@@ -311,15 +334,15 @@ TEST_CASE(
   int left = 5;
   Context context;
   context.progress = [&](std::string_view, std::uint64_t, std::uint64_t) { return left-- > 0; };
-  const auto error = thrown_by([&] { quantizer.calibrate(loaded.model, run, context); });
+  const auto error = thrown_by([&] { quantizer.calibrate(loaded.model, {run}, context); });
   CHECK((error.kind() == ErrorKind::interrupted));
   CHECK(count(loaded.model, "QuantLinear") == 0);
   CHECK(logits(loaded, ids).equal(before));
   left = 1 << 20;
-  const auto report = quantizer.calibrate(loaded.model, run, context);
+  const auto report = quantizer.calibrate(loaded.model, {run}, context);
   CHECK(report.size() == 8);
   CHECK(count(loaded.model, "QuantLinear") == quantizer.plan().count(Action::quantize));
-  CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, run); }),
+  CHECK(contains(message_of([&] { quantizer.calibrate(loaded.model, {run}); }),
                  "the model is converted already"));
 }
 
@@ -345,7 +368,7 @@ TEST_CASE("norms that took scales give them back when calibration stops half-way
     return done < 7;
   };
   const auto error =
-      thrown_by([&] { quantizer.calibrate(loaded.model, [&] { logits(loaded, ids); }, context); });
+      thrown_by([&] { quantizer.calibrate(loaded.model, {[&] { logits(loaded, ids); }}, context); });
   CHECK((error.kind() == ErrorKind::interrupted));
   CHECK(changed > 0);  // or the test would show nothing
   CHECK(logits(loaded, ids).equal(before));
