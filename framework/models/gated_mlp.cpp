@@ -15,7 +15,9 @@ GatedMlp::GatedMlp(std::string class_name, std::int64_t hidden_size, std::int64_
       down_proj(*this, "down_proj", linear(intermediate_size, hidden_size, bias, options)) {}
 
 at::Tensor GatedMlp::forward(const at::Tensor& x) {
-  return down_proj->forward(activation(gate_proj->forward(x)) * up_proj->forward(x));
+  // A statement of its own, so that both halves are gone while calibration waits in down_proj.
+  const auto product = activation(gate_proj->forward(x)) * up_proj->forward(x);
+  return down_proj->forward(product);
 }
 
 }  // namespace graft

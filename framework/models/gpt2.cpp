@@ -101,7 +101,8 @@ struct Gpt2Mlp : Unary {
         c_proj(*this, "c_proj", std::make_shared<Conv1D>(c.intermediate_size, c.hidden_size, o)) {}
 
   at::Tensor forward(const at::Tensor& x) override {
-    return c_proj->forward(activation_(c_fc->forward(x)));
+    const auto active = activation_(c_fc->forward(x));
+    return c_proj->forward(active);
   }
 
   Activation activation_;

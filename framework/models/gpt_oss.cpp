@@ -157,7 +157,8 @@ struct GptOssExpert : Unary {
         down_proj(*this, "down_proj", linear(c.intermediate_size, c.hidden_size, true, o)) {}
 
   at::Tensor forward(const at::Tensor& x) override {
-    return down_proj->forward(swiglu_(gate_proj->forward(x), up_proj->forward(x)));
+    const auto product = swiglu_(gate_proj->forward(x), up_proj->forward(x));
+    return down_proj->forward(product);
   }
 
   ClampedSwiglu swiglu_;

@@ -91,7 +91,8 @@ struct LlamaMLP : Block {
         down_proj(*this, "down_proj", linear(c.intermediate_size, c.hidden_size, c.mlp_bias, o)) {}
 
   at::Tensor forward(const at::Tensor& x) {
-    return down_proj->forward(activation_(gate_proj->forward(x)) * up_proj->forward(x));
+    const auto product = activation_(gate_proj->forward(x)) * up_proj->forward(x);
+    return down_proj->forward(product);
   }
 
   Activation activation_;

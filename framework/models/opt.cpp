@@ -94,7 +94,8 @@ struct OptDecoderLayer : Block {
     };
     const auto attended = self_attn->forward(before(self_attn_layer_norm, x), step);
     const auto mixed = after(self_attn_layer_norm, x + attended);
-    const auto fed = fc2->forward(activation_(fc1->forward(before(final_layer_norm, mixed))));
+    const auto active = activation_(fc1->forward(before(final_layer_norm, mixed)));
+    const auto fed = fc2->forward(active);
     return after(final_layer_norm, mixed + fed);
   }
 

@@ -65,9 +65,11 @@ struct Phi3MLP : Unary {
         down_proj(*this, "down_proj", linear(c.intermediate_size, c.hidden_size, false, o)) {}
 
   at::Tensor forward(const at::Tensor& x) override {
-    const auto both = gate_up_proj->forward(x);
+    auto both = gate_up_proj->forward(x);
     const auto half = both.size(-1) / 2;
-    return down_proj->forward(both.narrow(-1, half, half) * activation_(both.narrow(-1, 0, half)));
+    const auto product = both.narrow(-1, half, half) * activation_(both.narrow(-1, 0, half));
+    both.reset();
+    return down_proj->forward(product);
   }
 
   Activation activation_;
