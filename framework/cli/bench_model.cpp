@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <numeric>
 
+#include "cli/process_memory.h"
 #include "cli/program.h"
 #include "graft/generate.h"
 
@@ -19,15 +19,6 @@ struct Arguments {
   int rounds = 3;
   std::uint64_t resident_before = 0;
 };
-
-/// A field of /proc/self/status in bytes: "VmRSS", "VmHWM". 0 where the system has no such file.
-std::uint64_t memory_of_process(std::string_view field) {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with(field) && line[field.size()] == ':')
-      return std::strtoull(line.c_str() + field.size() + 1, nullptr, 10) * 1024;
-  return 0;
-}
 
 /// Tokens of no language, the same each time: speed does not depend on what they are.
 std::vector<std::int64_t> some_tokens(const Model& model, std::int64_t count) {

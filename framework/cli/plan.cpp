@@ -1,8 +1,11 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <optional>
 
+#include "cli/calibration_trial.h"
 #include "cli/program.h"
+#include "cli/quantize_report.h"
 
 namespace graft::cli {
 namespace {
@@ -10,7 +13,23 @@ namespace {
 struct Arguments {
   std::string model, dtype;
   MethodOptions method;
+  bool trial = false;
+  CalibrationArguments calibration;
 };
+
+CalibrationTrial try_it(Program& program, const Checkpoint& checkpoint, LoadOptions options,
+                        const CalibrationArguments& calibration) {
+  QuantizeJob job;
+  calibration.put_into(job);
+  const JobTexts texts = read_texts(program, checkpoint, options, job);
+  if (!texts.calibration)
+    throw Error(ErrorKind::usage, "there is nothing to try: no text is calibrated with")
+        .at("--trial")
+        .hint("name a --method that calibrates, or give --calibration FILE");
+  options.calibration = texts.calibration->ids;
+  options.recipe = job.recipe;
+  return try_calibration(program.host(), checkpoint, options);
+}
 
 void print(const Plan& plan) {
   std::size_t number = 0, kept = 0;
@@ -63,11 +82,23 @@ void run(Program& program, const Arguments& given) {
   options.context = program.context();
   OpenOptions open;
   open.weights_optional = true;
-  const Plan plan = program.host().plan(Checkpoint::open(find_model(given.model), open), options);
-  if (program.globals.json)
-    program.print_json(plan.to_value());
-  else
+  const auto folder = find_model(given.model);
+  const Plan plan = program.host().plan(Checkpoint::open(folder, open), options);
+  std::optional<CalibrationTrial> trial;
+  if (given.trial && plan.missing.empty())
+    trial = try_it(program, Checkpoint::open(folder), options, given.calibration);
+  if (program.globals.json) {
+    Value value = plan.to_value();
+    if (trial) value.set("trial", to_value(*trial));
+    program.print_json(value);
+  } else {
     print(plan);
+    if (trial)
+      std::printf("trial  %lld of %lld groups in %s; all of it about %s, peak memory about %s\n",
+                  static_cast<long long>(trial->groups_done),
+                  static_cast<long long>(trial->groups), seconds(trial->seconds_spent).c_str(),
+                  seconds(trial->seconds).c_str(), megabytes(trial->peak_bytes).c_str());
+  }
   plan.check(program.globals.strict);
 }
 
@@ -80,6 +111,12 @@ void add_plan(CLI::App& app, Program& program, bool with_methods) {
       ->required();
   verb->add_option("--dtype", given->dtype,
                    "Of what is kept: float32, bfloat16 or float16; default as the model");
+  auto* trial = verb->add_flag("--trial", given->trial,
+                               "Quantize the first two layers to tell how long all of it takes, "
+                               "and in how much memory; reads their weights");
+  given->calibration.add_to(*verb);
+  for (const char* name : {"--calibration", "--samples", "--seq-len", "--recipe"})
+    verb->get_option(name)->needs(trial);
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft plan models/SmolLM2-135M-Instruct --method METHOD");
   verb->callback([given, &program] { run(program, *given); });

@@ -7,8 +7,9 @@ namespace graft::cli {
 namespace {
 
 struct Arguments {
-  std::string model, output, calibration, eval, recipe = "default";
+  std::string model, output, eval;
   QuantizeJob job;
+  CalibrationArguments calibration;
   MethodOptions method;
 };
 
@@ -19,8 +20,7 @@ void run(Program& program, Arguments& given) {
     throw Error(ErrorKind::usage, "--method is missing")
         .hint("`graft quantize --help` lists the methods");
   job.model = std::filesystem::absolute(find_model(given.model));
-  if (!given.calibration.empty()) job.calibration = std::filesystem::absolute(given.calibration);
-  job.recipe = parse_recipe(given.recipe);
+  given.calibration.put_into(job);
   if (!given.eval.empty()) job.eval = std::filesystem::absolute(given.eval);
   run(program, job, given.output, /*resumes=*/false);
 }
@@ -40,18 +40,7 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
                  "Replace OUT when it is a model folder, and discard an interrupted job for it");
   verb->add_flag("--ignore-quantization-config", given->job.ignore_config,
                  "Take the model for dense whatever its config says");
-  verb->add_option("--calibration", given->calibration,
-                   "Text to quantize by: plain, .jsonl with \"text\", or .safetensors with "
-                   "input_ids; default where a method needs one: graft's own");
-  verb->add_option("--samples", given->job.size.samples, "Of calibration text, at most")
-      ->capture_default_str()
-      ->check(at_least_one());
-  verb->add_option("--seq-len", given->job.size.length, "Tokens of a sample")
-      ->capture_default_str()
-      ->check(at_least_one());
-  verb->add_option("--recipe", given->recipe,
-                   "How much work calibration takes on itself: fast, default or best")
-      ->capture_default_str();
+  given->calibration.add_to(*verb);
   verb->add_option("--eval", given->eval,
                    "Text to compare the quantized model with the dense one on: KL divergence, "
                    "perplexity, error of each layer");

@@ -115,6 +115,27 @@ void try_to_discard(const fs::path& state) {
 
 }  // namespace
 
+void CalibrationArguments::add_to(CLI::App& verb) {
+  verb.add_option("--calibration", file,
+                  "Text to quantize by: plain, .jsonl with \"text\", or .safetensors with "
+                  "input_ids; default where a method needs one: graft's own");
+  verb.add_option("--samples", size.samples, "Of calibration text, at most")
+      ->capture_default_str()
+      ->check(at_least_one());
+  verb.add_option("--seq-len", size.length, "Tokens of a sample")
+      ->capture_default_str()
+      ->check(at_least_one());
+  verb.add_option("--recipe", recipe,
+                  "How much work calibration takes on itself: fast, default or best")
+      ->capture_default_str();
+}
+
+void CalibrationArguments::put_into(QuantizeJob& job) const {
+  if (!file.empty()) job.calibration = fs::absolute(file);
+  job.size = size;
+  job.recipe = parse_recipe(recipe);
+}
+
 fs::path job_folder(const fs::path& output) { return FolderWriter::sibling(output, "job"); }
 
 Value to_value(const QuantizeJob& job, const Program& program) {

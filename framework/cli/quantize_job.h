@@ -1,5 +1,7 @@
 #pragma once
 
+#include <CLI/CLI.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -27,6 +29,16 @@ struct QuantizeJob {
   std::filesystem::path eval;  ///< absolute; text to compare with the dense model on; empty: none
   std::optional<double> max_kl;              ///< gate: KL divergence, nats a token
   std::optional<std::int64_t> max_fallback;  ///< gate: modules without usable statistics
+};
+
+/// The options that say what to calibrate with and how.
+struct CalibrationArguments {
+  std::string file, recipe = "default";
+  CalibrationSize size;
+
+  void add_to(CLI::App& verb);
+  /// Throws Error(usage) for a recipe that there is not.
+  void put_into(QuantizeJob& job) const;
 };
 
 /// Where the state of an interrupted job for `output` lies.

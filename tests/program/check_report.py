@@ -152,6 +152,27 @@ with tempfile.TemporaryDirectory() as name:
                                   "and not used")
     shutil.rmtree(none)
 
+    write_tensors(ids, {"input_ids": ("I64", [1, 3], struct.pack("<3q", 1, 2, 3))})
+    run("quantize", model, none, *gptq[:4], "--calibration", ids, code=1,
+        says="the calibration text is too short: expected at least 8 tokens, better 16384, found 3")
+
+    # A plan with a trial tells what the job costs.
+    trials = temporary / "trials"
+    trials.mkdir()
+    environment["TMPDIR"] = str(trials)
+    trial = as_json("plan", model, *gptq, "--trial")["trial"]
+    assert trial["groups_done"] == trial["groups"] == 8  # there are no more layers than are tried
+    assert 0 < trial["seconds"] <= trial["seconds_spent"] and trial["peak_bytes"] > 1 << 20
+    run("plan", model, *gptq, "--trial", out=("trial  8 of 8 groups in ", "peak memory about "))
+    assert not list(trials.iterdir())
+    assert "trial" not in as_json("plan", model, *gptq[:4])
+    run("plan", model, *gptq, code=1, says="--calibration requires --trial")
+    run("plan", model, *bnb, "--trial", code=1,
+        says="--trial: there is nothing to try: no text is calibrated with")
+    environment["TMPDIR"] = str(temporary / "nowhere")
+    run("plan", model, *gptq, "--trial", code=4, says="name a folder with room in TMPDIR")
+    environment["TMPDIR"] = str(trials)
+
     # Without calibration text: sizes, and what --eval measures.
     run("quantize", model, none, *bnb, "--eval", other)
     report = report_of(none)

@@ -1,0 +1,117 @@
+#include "cli/calibration_trial.h"
+
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <set>
+#include <system_error>
+
+#include "cli/process_memory.h"
+
+namespace graft::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of its own that goes with it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::error_code error;
+    path_ = (fs::temp_directory_path(error) / "graft-trial-XXXXXX").string();
+    if (error || !::mkdtemp(path_.data()))
+      throw Error(ErrorKind::resource, "a folder for the trial could not be made")
+          .at(path_)
+          .found(error ? error.message() : std::generic_category().message(errno))
+          .hint("name a folder with room in TMPDIR");
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+/// The number in a module's path, "model.layers.3.mlp": "3"; the path of one without.
+std::string layer_of(const std::string& path) {
+  for (std::size_t begin = 0; begin < path.size();) {
+    const auto end = std::min(path.find('.', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    if (!part.empty() && std::all_of(part.begin(), part.end(),
+                                     [](unsigned char c) { return std::isdigit(c); }))
+      return part;
+    begin = end + 1;
+  }
+  return path;
+}
+
+}  // namespace
+
+Value to_value(const CalibrationTrial& trial) {
+  Value out;
+  out.set("groups_done", trial.groups_done);
+  out.set("groups", trial.groups);
+  out.set("seconds_spent", trial.seconds_spent);
+  out.set("seconds", trial.seconds);
+  out.set("peak_bytes", static_cast<std::int64_t>(trial.peak_bytes));
+  return out;
+}
+
+CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
+                                 LoadOptions options) {
+  const Plan plan = host.plan(checkpoint, options);
+  std::set<std::string> layers;
+  std::uint64_t quantized_bytes = 0;
+  for (const auto& entry : plan.entries) {
+    if (entry.action != Action::quantize) continue;
+    layers.insert(layer_of(entry.spec.path));
+    quantized_bytes += entry.bytes_after;
+  }
+
+  CalibrationTrial trial;
+  const TemporaryFolder state;
+  options.state = {state.path(), {}};
+  const auto start = std::chrono::steady_clock::now();
+  const auto now = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  double second_layer = 0;  // when it began: the first also warms up
+  std::uint64_t kept_bytes = 0;
+  bool enough = false;
+  const auto shown = options.context.progress;
+  options.context.progress = [&](std::string_view stage, std::uint64_t done, std::uint64_t total) {
+    if (shown && !shown(stage, done, total)) return false;
+    if (stage != "calibrate") return true;
+    const std::uint64_t of_layer = (total + layers.size() - 1) / layers.size();
+    trial.groups = static_cast<std::int64_t>(total);
+    trial.groups_done = static_cast<std::int64_t>(done);
+    if (done == 0) kept_bytes = memory_of_process("VmRSS");
+    if (done == of_layer) second_layer = now();
+    enough = done == 2 * of_layer && done < total;
+    if (enough)
+      trial.seconds = second_layer + (now() - second_layer) / static_cast<double>(of_layer) *
+                                         static_cast<double>(total - of_layer);
+    return !enough;
+  };
+  try {
+    host.load(checkpoint, options);
+    trial.seconds = now();
+  } catch (const Error& error) {
+    if (!enough || error.kind() != ErrorKind::interrupted) throw;
+  }
+  trial.seconds_spent = now();
+  // At the end all that was made is in memory, and of the work of a layer nothing.
+  trial.peak_bytes = std::max(memory_of_process("VmHWM"), kept_bytes + quantized_bytes);
+  return trial;
+}
+
+}  // namespace graft::cli

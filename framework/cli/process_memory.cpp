@@ -1,0 +1,17 @@
+#include "cli/process_memory.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+namespace graft::cli {
+
+std::uint64_t memory_of_process(std::string_view field) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with(field) && line[field.size()] == ':')
+      return std::strtoull(line.c_str() + field.size() + 1, nullptr, 10) * 1024;
+  return 0;
+}
+
+}  // namespace graft::cli
