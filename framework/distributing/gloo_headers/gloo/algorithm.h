@@ -1,0 +1,3 @@
+#pragma once
+
+// A stand-in: see context.h. ProcessGroupGloo.hpp needs nothing of this header.
