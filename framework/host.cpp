@@ -12,8 +12,11 @@
 #include "applying/device.h"
 #include "calibrating/calibrate.h"
 #include "calibrating/job_description.h"
+#include "calibrating/job_file.h"
 #include "calibrating/journal.h"
+#include "checkpoint/temporary_folder.h"
 #include "graft/module_graph.h"
+#include "graft/ranks.h"
 #include "host_state.h"
 #include "models/restructurings.h"
 #include "models/unknown_model.h"
@@ -326,7 +329,30 @@ static std::vector<at::Tensor> in_batches(const at::Tensor& ids) {
   return ids.split(std::max<std::int64_t>(1, kTokens / ids.size(1)));
 }
 
+/// Throws Error(usage) unless all ranks are to do this job.
+static void require_same_job(Ranks& ranks, const Value& job) {
+  const auto sums = ranks.gather(checksum(to_json(job)));
+  for (std::size_t rank = 0; rank < sums.size(); ++rank)
+    if (sums[rank] != sums[0])
+      throw Error(ErrorKind::usage, "the processes do not do the same job")
+          .at("rank " + std::to_string(rank))
+          .expected("the model, settings, plugins and text of rank 0")
+          .found("others")
+          .hint("start all of them with the same command on the same files");
+}
+
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
+  try {
+    return load_together(checkpoint, options);
+  } catch (const RankLost&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (options.ranks) options.ranks->fail(error.what());
+    throw;
+  }
+}
+
+LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions& options) const {
   require_device(options.device);
   // Nothing here has a gradient: autograd's layers are left out, and the memory of their code.
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
@@ -361,12 +387,16 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   if (calibrated) {
+    std::optional<TemporaryFolder> of_rank;  // outlives the journal in it
     std::optional<Journal> journal;
-    if (!options.state.folder.empty())
-      journal.emplace(options.state,
-                      describe_job(checkpoint, ready.plan, ready.quantizer->describe(),
-                                   state_->plugins, options.recipe, options.calibration),
-                      options.context);
+    if (options.ranks || !options.state.folder.empty()) {
+      const auto job = describe_job(checkpoint, ready.plan, ready.quantizer->describe(),
+                                    state_->plugins, options.recipe, options.calibration);
+      if (options.ranks) require_same_job(*options.ranks, job);
+      JobState state = options.state;
+      if (options.ranks && options.ranks->rank() > 0) state.folder = of_rank.emplace().path();
+      if (!options.state.folder.empty()) journal.emplace(state, job, options.context);
+    }
     fill_kept(ready.model, ready.plan, checkpoint, options.context);
     const auto batches = in_batches(options.calibration);
     const auto run = [&](std::int64_t i) {
@@ -377,7 +407,8 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
       ready.model->forward(batch);
     };
     loaded.calibration = quantize_calibrated(
-        ready.model, ready.plan, {options.recipe, &checkpoint, journal ? &*journal : nullptr},
+        ready.model, ready.plan,
+        {options.recipe, &checkpoint, journal ? &*journal : nullptr, options.ranks},
         static_cast<std::int64_t>(batches.size()), run, options.context, {});
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});

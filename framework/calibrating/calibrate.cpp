@@ -14,10 +14,13 @@
 #include "calibrating/fiber.h"
 #include "calibrating/journal.h"
 #include "calibrating/second_moment.h"
+#include "distributing/shared_work.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
+#include "graft/ranks.h"
 #include "graft/rounding.h"
+#include "kernels/gram.h"
 #include "plugins/call.h"
 #include "plugins/one_torch_thread.h"
 
@@ -101,7 +104,9 @@ class Job {
   std::vector<GroupReport> take_report() { return std::move(report_); }
 
  private:
+  BatchRange held_by(int rank) const;
   std::optional<std::size_t> next_group() const;
+  InputStatistics statistics(const std::vector<at::Tensor>& inputs) const;
   void make(std::size_t index);
   GroupReport quantize(Group& group, const std::vector<at::Tensor>& inputs);
   void bring_back(Group& group, const GroupRecord& record);
@@ -118,7 +123,8 @@ class Job {
   const Context& context_;
   Swaps swaps_;
   std::vector<Group> groups_;
-  std::vector<Traveller> travellers_;
+  std::int64_t batches_ = 0;
+  std::vector<Traveller> travellers_;  ///< of the batches that this process has
   Traveller* running_ = nullptr;
   bool abandoned_ = false;
   std::size_t done_ = 0;
@@ -203,8 +209,67 @@ void Job::adopt(Member& member, const std::shared_ptr<nn::Block>& made) const {
         .at(member.entry->spec.path);
 }
 
+/// The batches that a rank has.
+BatchRange Job::held_by(int rank) const {
+  const int size = how_.ranks ? how_.ranks->size() : 1;
+  return {batches_ * rank / size, batches_ * (rank + 1) / size};
+}
+
+/// Of what the batches of all ranks bring; `inputs` are this one's.
+InputStatistics Job::statistics(const std::vector<at::Tensor>& inputs) const {
+  std::int64_t rows = 0, k = 0;
+  for (const auto& x : inputs) {
+    if (!x.defined() || x.numel() == 0) continue;
+    k = x.size(-1);
+    rows += x.numel() / k;
+  }
+  if (!how_.ranks) return {second_moment(inputs), rows};
+
+  const int ranks = how_.ranks->size();
+  const auto held = held_by(how_.ranks->rank());
+  std::vector<at::Tensor> own;
+  std::vector<std::int64_t> words{rows, k};  // and for each node whether there is a sum
+  for (const auto& node : nodes_of(batches_, held)) {
+    const auto at = inputs.begin() - held.first;
+    own.push_back(sum_of_products({at + node.first, at + node.last}, node));
+    words.push_back(own.back().defined());
+  }
+  const auto all = how_.ranks->gather(
+      {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(std::int64_t)});
+  std::vector<BatchRange> nodes;
+  std::vector<bool> there;
+  std::vector<std::int64_t> bounds{0};
+  rows = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto its = nodes_of(batches_, held_by(rank));
+    std::vector<std::int64_t> said(2 + its.size());
+    const auto& bytes = all[static_cast<std::size_t>(rank)];
+    std::copy_n(bytes.data(), said.size() * sizeof(std::int64_t),
+                reinterpret_cast<char*>(said.data()));
+    rows += said[0];
+    k = std::max(k, said[1]);
+    bounds.push_back(bounds.back());
+    for (std::size_t i = 0; i < its.size(); ++i) {
+      nodes.push_back(its[i]);
+      there.push_back(said[2 + i] != 0);
+      bounds.back() += said[2 + i];
+    }
+  }
+  if (rows == 0) return {};
+  const auto exchanged = at::empty({bounds.back(), moment_tiles(k), kernels::kGramColumns, kernels::kGramColumns}, at::kFloat);
+  auto place = bounds[static_cast<std::size_t>(how_.ranks->rank())];
+  for (auto& sum : own)
+    if (sum.defined()) exchanged[place++].copy_(std::exchange(sum, {}));
+  how_.ranks->gather_rows(exchanged, bounds);
+  std::vector<at::Tensor> sums;
+  place = 0;
+  for (const bool is : there) sums.push_back(is ? exchanged[place++] : at::Tensor());
+  return {second_moment(k, batches_, nodes, std::move(sums), rows), rows};
+}
+
 GroupReport Job::quantize(Group& group, const std::vector<at::Tensor>& inputs) {
   const OneTorchThread guard;
+  const ShareAmong sharers(how_.ranks);
   const auto start = std::chrono::steady_clock::now();
   const PlanEntry& first = *group.members.front().entry;
   ModuleGroup given;
@@ -214,10 +279,8 @@ GroupReport Job::quantize(Group& group, const std::vector<at::Tensor>& inputs) {
     given.members.push_back({member.entry->spec, member.entry->config, dense_of(member)});
     row.modules.push_back(member.entry->spec.path);
   }
-  for (const auto& x : inputs)
-    if (x.defined() && x.numel() > 0) row.tokens += x.numel() / x.size(-1);
-  given.inputs.tokens = row.tokens;
-  given.inputs.hessian = second_moment(inputs);
+  given.inputs = statistics(inputs);
+  row.tokens = given.inputs.tokens;
   if (row.tokens > 0 && !group.producer.empty()) {
     const auto scales =
         call_for(first, [&] { return first.quantizer->input_scales(given, context_); });
@@ -305,6 +368,11 @@ void Job::make(std::size_t index) {
   std::optional<GroupRecord> record;
   if (how_.journal) {
     group.record = how_.journal->number();
+    if (how_.ranks && how_.journal->reading()) {
+      const bool first = how_.ranks->rank() == 0;
+      const auto bytes = how_.ranks->gather(first ? how_.journal->next_bytes() : "");
+      if (!first) how_.journal->put_next_bytes(bytes.front());
+    }
     record = how_.journal->next(paths_of(group));
   }
   if (record) {
@@ -325,19 +393,23 @@ void Job::make(std::size_t index) {
   report_.push_back(std::move(row));
 }
 
-/// The first group that a batch waits for.
+/// The first group that a batch of any rank waits for.
 std::optional<std::size_t> Job::next_group() const {
   std::optional<std::size_t> first;
   for (const auto& traveller : travellers_)
     if (!traveller.fiber->ended() && (!first || *traveller.group < *first)) first = traveller.group;
-  return first;
+  if (!how_.ranks) return first;
+  std::optional<std::size_t> of_all;
+  for (const auto& word : how_.ranks->gather(first ? std::to_string(*first) : ""))
+    if (!word.empty() && (!of_all || std::stoull(word) < *of_all)) of_all = std::stoull(word);
+  return of_all;
 }
 
 void Job::run(std::int64_t batches, const std::function<void(std::int64_t)>& forward) {
-  travellers_.resize(static_cast<std::size_t>(batches));
-  for (std::int64_t b = 0; b < batches; ++b)
-    travellers_[static_cast<std::size_t>(b)].fiber =
-        std::make_unique<Fiber>([&forward, b] { forward(b); });
+  batches_ = batches;
+  const auto held = held_by(how_.ranks ? how_.ranks->rank() : 0);
+  for (std::int64_t b = held.first; b < held.last; ++b)
+    travellers_.emplace_back().fiber = std::make_unique<Fiber>([&forward, b] { forward(b); });
   try {
     while (true) {
       for (auto& traveller : travellers_) {
@@ -355,6 +427,7 @@ void Job::run(std::int64_t batches, const std::function<void(std::int64_t)>& for
     throw;
   }
   travellers_.clear();
+  batches_ = 0;
 }
 
 /// Lets every batch on its way unwind its stack.

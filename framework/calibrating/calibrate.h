@@ -15,6 +15,7 @@
 namespace graft {
 
 class Journal;
+class Ranks;
 
 struct Calibrating {
   Recipe recipe = Recipe::standard;
@@ -22,6 +23,10 @@ struct Calibrating {
   const Checkpoint* checkpoint = nullptr;
   /// Groups that it has are made from its records, the others kept in it; null: none is kept.
   Journal* journal = nullptr;
+  /// The processes that do this together, each some of the batches and of the rounding, all with
+  /// equal arguments but for the journal: records of rank 0 count, and each rank has a journal or
+  /// none has. Null: this one alone.
+  Ranks* ranks = nullptr;
 };
 
 /// Converts a model while calibration text runs through it. Every module of the plan that is to be
@@ -32,7 +37,7 @@ struct Calibrating {
 /// Modules that no token reached are quantized without statistics.
 ///
 /// All or nothing: when anything throws, the model is as it was. Gives the groups in the order they
-/// were done. Bits do not depend on the number of threads.
+/// were done. Bits depend neither on the number of threads nor on that of ranks.
 GRAFT_API std::vector<GroupReport> quantize_calibrated(
     const std::shared_ptr<nn::Block>& root, const Plan& plan, const Calibrating& how,
     std::int64_t batches, const std::function<void(std::int64_t)>& run, const Context& context,

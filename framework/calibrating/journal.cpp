@@ -50,6 +50,19 @@ GroupRecord Journal::read(std::size_t number, const std::vector<std::string>& mo
   return read_record(folder_ / record_name(number), modules);
 }
 
+std::string Journal::next_bytes() const {
+  const auto path = folder_ / record_name(number_);
+  if (!reading_ || !std::filesystem::exists(path)) return {};
+  const InputFile file(path);
+  return file.read_all(file.size());
+}
+
+void Journal::put_next_bytes(const std::string& bytes) {
+  const auto path = folder_ / record_name(number_);
+  if (bytes.empty()) return remove_file(path);
+  write_whole(path, [&](OutputFile& file) { file.write(0, bytes.data(), bytes.size()); });
+}
+
 void Journal::keep(const GroupRecord& record) {
   write_record(folder_ / record_name(number_), record);
   sync_folder(folder_);

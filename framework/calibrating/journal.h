@@ -26,6 +26,12 @@ class GRAFT_API Journal {
   /// first record on that is missing or damaged, which is said, all are removed and done again.
   std::optional<GroupRecord> next(const std::vector<std::string>& modules);
 
+  /// The bytes of the next group's record, perhaps none, for the journals of other processes, and
+  /// there in place of what they have. Nothing once a group is to be done.
+  std::string next_bytes() const;
+  void put_next_bytes(const std::string& bytes);
+  /// Whether next() may still give a record.
+  bool reading() const { return reading_; }
   /// The number of the group that next() is asked for.
   std::size_t number() const { return number_; }
   /// A record that next() gave or keep() kept. Throws an Error when it has changed since.

@@ -52,7 +52,7 @@ void fill_panels(const at::Tensor& x, float* panels) {
 /// Of one batch x [R, K], R > 0.
 at::Tensor sum_of_batch(const at::Tensor& x) {
   const auto panels = panels_of(x.size(1));
-  auto sum = at::zeros({first_tile(panels, panels), kSide, kSide}, at::kFloat);
+  auto sum = at::zeros({moment_tiles(x.size(1)), kSide, kSide}, at::kFloat);
   auto* tiles = sum.mutable_data_ptr<float>();
   const auto tile = kernels::gram_tile(kernels::cpu_level());
   auto packed = at::empty({panels, std::min(kRows, x.size(0)), kSide}, at::kFloat);
@@ -94,6 +94,8 @@ void append_nodes(const BatchRange& node, const BatchRange& held, std::vector<Ba
 }
 
 }  // namespace
+
+std::int64_t moment_tiles(std::int64_t k) { return first_tile(panels_of(k), panels_of(k)); }
 
 std::vector<BatchRange> nodes_of(std::int64_t batches, const BatchRange& held) {
   std::vector<BatchRange> out;

@@ -19,6 +19,9 @@ struct BatchRange {
 /// The largest nodes that lie in `held`, in their order, of a tree over `batches`.
 GRAFT_API std::vector<BatchRange> nodes_of(std::int64_t batches, const BatchRange& held);
 
+/// How many tiles a sum has that is K wide.
+GRAFT_API std::int64_t moment_tiles(std::int64_t k);
+
 /// Sum of x x^T over the rows of `inputs` [.., K], which are the batches of `node`; undefined ones
 /// have no rows. Gives the tiles on and above the diagonal, [tiles, 48, 48] float32 (kernels/gram.h),
 /// those of a row of tiles after those of the row above, or undefined for no rows at all. Runs on

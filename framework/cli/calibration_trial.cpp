@@ -1,45 +1,15 @@
 #include "cli/calibration_trial.h"
 
-#include <stdlib.h>
-
 #include <algorithm>
 #include <cctype>
-#include <cerrno>
 #include <chrono>
-#include <filesystem>
 #include <set>
-#include <system_error>
 
+#include "checkpoint/temporary_folder.h"
 #include "cli/process_memory.h"
 
 namespace graft::cli {
 namespace {
-
-namespace fs = std::filesystem;
-
-/// A folder of its own that goes with it.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::error_code error;
-    path_ = (fs::temp_directory_path(error) / "graft-trial-XXXXXX").string();
-    if (error || !::mkdtemp(path_.data()))
-      throw Error(ErrorKind::resource, "a folder for the trial could not be made")
-          .at(path_)
-          .found(error ? error.message() : std::generic_category().message(errno))
-          .hint("name a folder with room in TMPDIR");
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 /// The number in a module's path, "model.layers.3.mlp": "3"; the path of one without.
 std::string layer_of(const std::string& path) {

@@ -42,7 +42,7 @@ void add_globals(CLI::App& app, Globals& globals) {
 
 int report(Program& program, const Error& error) {
   program.terminal.finish_line();
-  std::cerr << "graft: " << error.what() << std::endl;
+  if (!program.speechless) std::cerr << "graft: " << error.what() << std::endl;
   return exit_code(error.kind());
 }
 

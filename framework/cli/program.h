@@ -27,6 +27,8 @@ class Program {
  public:
   Globals globals;
   Terminal terminal;
+  /// Another process tells the user why this one ends.
+  bool speechless = false;
   /// A plugin file whose verdict the verb itself reports.
   std::filesystem::path inspected;
 

@@ -9,6 +9,7 @@
 #include "cli/quantize_report.h"
 #include "graft/activations.h"
 #include "graft/job_state.h"
+#include "graft/ranks.h"
 
 namespace graft::cli {
 namespace {
@@ -179,7 +180,9 @@ QuantizeJob job_from(const Value& call, Program& program) {
   return job;
 }
 
-void run(Program& program, const QuantizeJob& job, const std::string& output, bool resumes) {
+/// Does it with the other processes; those but the first help, and write and print nothing.
+static void run_together(Program& program, const QuantizeJob& job, const std::string& output,
+                         bool resumes, Ranks* ranks) {
   const auto start = std::chrono::steady_clock::now();
   LoadOptions options;
   options.quantization_config = job.settings;
@@ -188,6 +191,7 @@ void run(Program& program, const QuantizeJob& job, const std::string& output, bo
   options.recipe = job.recipe;
   options.ignore_quantization_config = job.ignore_config;
   options.context = program.context();
+  options.ranks = ranks;
   options.state = {job_folder(output), to_value(job, program)};
   WriteOptions write;
   write.shard_bytes = job.shard_bytes;
@@ -200,6 +204,12 @@ void run(Program& program, const QuantizeJob& job, const std::string& output, bo
     throw Error(ErrorKind::usage, "the model is quantized already")
         .at(quote((job.model / "config.json").string()))
         .hint("quantize the dense model it was made from");
+  if (ranks && ranks->rank() > 0) {
+    const JobTexts texts = read_texts(program, checkpoint, options, job);
+    if (texts.calibration) options.calibration = texts.calibration->ids;
+    program.host().load(checkpoint, options);
+    return;
+  }
   // Refuses early, and keeps others from the output and from the state beside it.
   FolderWriter writer(output, write, {job.model});
   if (!resumes) {
@@ -221,6 +231,9 @@ void run(Program& program, const QuantizeJob& job, const std::string& output, bo
     discard_job_state(options.state.folder);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     print(program, loaded, output, measured, took.count());
+  } catch (RankLost& lost) {
+    if (has_job_state(options.state.folder)) lost.hint("`graft resume " + output + "` goes on");
+    throw;
   } catch (const Error& error) {
     const ErrorKind kind = error.kind();
     if (!has_job_state(options.state.folder)) throw;
@@ -229,6 +242,20 @@ void run(Program& program, const QuantizeJob& job, const std::string& output, bo
     // It would fail there again. What resume refuses to go on with may be brought back.
     if (kind == ErrorKind::quality || (!resumes && kind != ErrorKind::internal))
       try_to_discard(options.state.folder);
+    throw;
+  }
+}
+
+void run(Program& program, const QuantizeJob& job, const std::string& output, bool resumes) {
+  const auto ranks = join_ranks();
+  if (ranks && ranks->rank() > 0) program.terminal.be_silent();
+  try {
+    run_together(program, job, output, resumes, ranks.get());
+  } catch (const RankLost& lost) {
+    program.speechless = lost.told();
+    throw;
+  } catch (const std::exception& error) {
+    program.speechless = ranks && !ranks->fail(error.what());
     throw;
   }
 }

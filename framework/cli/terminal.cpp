@@ -65,10 +65,15 @@ void Terminal::configure(bool quiet, int verbose, const std::string& log_file) {
   }
 }
 
+void Terminal::be_silent() {
+  silent_ = quiet_ = true;
+  live_ = false;
+}
+
 void Terminal::say(LogLevel level, std::string_view component, std::string_view message) {
   const std::string line = printable(component) + ": " + printable(message);
   if (log_) log_ << word(level) << ' ' << line << std::endl;
-  if (level > shown_) return;
+  if (silent_ || level > shown_) return;
   finish_line();
   std::fprintf(stderr, "%s: %s\n", word(level), line.c_str());
 }

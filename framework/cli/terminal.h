@@ -16,13 +16,15 @@ class Terminal {
  public:
   void configure(bool quiet, int verbose, const std::string& log_file);
 
+  /// From now on neither messages nor progress; the log file gets its messages.
+  void be_silent();
   void say(LogLevel level, std::string_view component, std::string_view message);
   void progress(std::string_view stage, std::uint64_t done, std::uint64_t total);
   /// Ends a progress line, so that other output starts on a line of its own.
   void finish_line();
 
  private:
-  bool quiet_ = false, live_ = false, open_line_ = false;
+  bool quiet_ = false, silent_ = false, live_ = false, open_line_ = false;
   LogLevel shown_ = LogLevel::warning;
   std::ofstream log_;
   std::string stage_;

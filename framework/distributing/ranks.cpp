@@ -1,4 +1,4 @@
-#include "distributing/ranks.h"
+#include "graft/ranks.h"
 
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Logging.h>
@@ -82,6 +82,9 @@ class NoBrokenPipeSignal {
   sigset_t sigpipe_, before_;
 };
 
+/// A letter is the number of its sender, this, and why.
+constexpr const char* kAfterRank = ": ";
+
 /// What a rank is about to do; all must be about to do the same.
 enum class Call : std::int64_t { gather, gather_rows };
 
@@ -154,15 +157,22 @@ class GlooRanks final : public Ranks {
       broadcast(data + bounds[r] * row_bytes, (bounds[r + 1] - bounds[r]) * row_bytes, r);
   }
 
-  void fail(std::string_view why) noexcept override try {
-    if (!group_) return;
-    const std::string letter = "rank " + std::to_string(rank_) + ": " + std::string(why);
-    for (int r = 0; r < size_; ++r)
+  bool fail(std::string_view why) noexcept override try {
+    if (!group_) return speaks_;
+    lost_.emplace("this process has left the job", /*told=*/false);
+    speaks_ = !mailbox_->receive(std::chrono::milliseconds(0));
+    const std::string letter = std::to_string(rank_) + kAfterRank + std::string(why);
+    for (int r = 0; r < size_ && speaks_; ++r)
       if (r != rank_) mailbox_->send(mailboxes_[r], letter);
-    lost_.emplace("this process has left the job");
     leave();
+    while (rank_ > 0 && speaks_) {
+      const auto other = mailbox_->receive(kLetterBehindItsSender);
+      if (!other) break;
+      speaks_ = std::atoi(other->c_str()) > rank_;
+    }
+    return speaks_;
   } catch (const std::exception&) {
-    // Out of memory, and soon out of the job.
+    return true;  // out of memory, and soon out of the job
   }
 
  private:
@@ -217,9 +227,10 @@ class GlooRanks final : public Ranks {
       // Those that wait for this rank see its connections end, and so on.
       leave();
       if (const auto letter = mailbox_->receive(kLetterBehindItsSender)) {
-        lost_.emplace("another process of this job failed: " + *letter);
+        lost_.emplace("another process of this job failed: rank " + *letter, /*told=*/true);
       } else {
-        lost_.emplace("another process of this job was lost: " + quote(words_of(error)));
+        lost_.emplace("another process of this job was lost: " + quote(words_of(error)),
+                      /*told=*/false);
         lost_->hint("look for the messages of the others, and start all of them again");
       }
       throw RankLost(*lost_);
@@ -231,11 +242,13 @@ class GlooRanks final : public Ranks {
   std::vector<std::string> mailboxes_;                ///< of all ranks
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;  ///< null when a rank has failed or was lost
   std::optional<RankLost> lost_;                      ///< then
+  bool speaks_ = true;                                ///< of why this rank failed
 };
 
 }  // namespace
 
-RankLost::RankLost(std::string what) : Error(ErrorKind::resource, std::move(what)) {}
+RankLost::RankLost(std::string what, bool told)
+    : Error(ErrorKind::resource, std::move(what)), told_(told) {}
 RankLost::~RankLost() = default;
 Ranks::~Ranks() = default;
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <new>
 
+#include "distributing/shared_work.h"
 #include "graft/error.h"
 #include "graft/pool.h"
 #include "graft/rounding.h"
@@ -260,11 +261,12 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
   auto* to_zeros = zeros.mutable_data_ptr<std::uint8_t>();
   auto* to_scales = scales.mutable_data_ptr<float>();
   std::atomic<bool> no_memory = false;
-  for_each_chunk(pool(), (n + kWidth - 1) / kWidth, [&](std::int64_t i) {
+  const SharedWork work((n + kWidth - 1) / kWidth);
+  for_each_chunk(pool(), work.count(), [&](std::int64_t strip) {
     static thread_local kernels::Scratch scratch;
     const c10::InferenceMode guard;
     try {
-      const auto first = i * kWidth, height = std::min(kWidth, n - first);
+      const auto first = (work.first() + strip) * kWidth, height = std::min(kWidth, n - first);
       const auto rows = weight.narrow(0, first, height).to(at::kFloat).contiguous();
       auto* values = reinterpret_cast<float*>(scratch.at_least(
           kWidth * ((2 * k + 2 * largest + g) * static_cast<std::int64_t>(sizeof(float)) + k + g)));
@@ -288,6 +290,7 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
     }
   });
   if (no_memory) throw std::bad_alloc();
+  for (const auto& rows : {out.codes, scales, zeros}) work.complete(rows, kWidth);
 
   out.scales = scales.to(grid.scale_dtype);
   if (grid.levels.empty()) out.zeros = zeros;

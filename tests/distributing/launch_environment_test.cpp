@@ -1,4 +1,4 @@
-#include "distributing/ranks.h"
+#include "graft/ranks.h"
 #include "thrown_by.h"
 
 using namespace graft;

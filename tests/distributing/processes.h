@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "distributing/ranks.h"
+#include "graft/ranks.h"
 
 namespace graft::test {
 

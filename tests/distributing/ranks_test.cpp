@@ -1,4 +1,4 @@
-#include "distributing/ranks.h"
+#include "graft/ranks.h"
 
 #include <ATen/ATen.h>
 #include <sys/mman.h>

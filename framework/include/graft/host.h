@@ -21,6 +21,7 @@
 
 namespace graft {
 
+class Ranks;
 class Registry;
 
 struct HostOptions {
@@ -57,6 +58,11 @@ struct LoadOptions {
   /// error. Error(model) says what has changed since then, and Error(resource) that another process
   /// is at work there. No folder: nothing is written.
   JobState state;
+  /// The processes that calibrate together (graft/ranks.h), each with options that are equal but for
+  /// the context; borrowed. Each gets the whole model, to the same bytes as one process alone. They
+  /// run some of the text each, and keep records of their own below TMPDIR but for rank 0, whose
+  /// state counts. When one fails, so do all. Null: this one alone.
+  Ranks* ranks = nullptr;
   Context context;
 };
 
@@ -125,6 +131,7 @@ class GRAFT_API Host {
 
  private:
   friend class ModelQuantizer;
+  LoadedModel load_together(const Checkpoint& checkpoint, const LoadOptions& options) const;
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -20,10 +20,15 @@ namespace graft {
 /// resource. The error to print is that of the other one.
 class GRAFT_API RankLost : public Error {
  public:
-  explicit RankLost(std::string what);
+  RankLost(std::string what, bool told);
+  /// Whether the other one said why, so that its user knows.
+  bool told() const { return told_; }
   RankLost(const RankLost&) = default;
   RankLost& operator=(const RankLost&) = default;
   ~RankLost() override;
+
+ private:
+  bool told_;
 };
 
 /// The processes that do one job together, started by torchrun, mpirun or Slurm. Every rank makes
@@ -50,8 +55,10 @@ class GRAFT_API Ranks {
   virtual void gather_rows(const at::Tensor& rows, const std::vector<std::int64_t>& bounds) = 0;
 
   /// Tells the other ranks why this one cannot go on, as far as they can be told without waiting,
-  /// and leaves them. Does nothing when another rank has failed or was lost before.
-  virtual void fail(std::string_view why) noexcept = 0;
+  /// and leaves them. Does nothing when another rank has failed or was lost before. False when
+  /// another one has told before, or a lower rank fails as well, perhaps for the same reason: then
+  /// that one has the error to print.
+  virtual bool fail(std::string_view why) noexcept = 0;
 };
 
 /// The ranks that the environment names, connected; null when this process works alone:
