@@ -57,7 +57,7 @@ class QuietLog {
   int before_ = FLAGS_caffe2_log_level;
 };
 
-/// Keeps SIGPIPE from this thread, and for good from those that it starts: gloo writes to connections
+/// Keeps SIGPIPE from this thread, and for good from those it starts: gloo writes to connections
 /// whose other end may be gone, without asking for an error alone.
 class NoBrokenPipeSignal {
  public:
