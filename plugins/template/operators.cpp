@@ -48,12 +48,12 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& codes, const at::Tensor
 }
 
 void register_operators() {
-  auto library = std::make_unique<torch::Library>(torch::Library::DEF, "graft_rtn8", std::nullopt,
+  // For ever: its destructor would take the operators back.
+  static auto* const library = new torch::Library(torch::Library::DEF, "graft_rtn8", std::nullopt,
                                                   __FILE__, __LINE__);
   library->def("linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias) -> Tensor");
   library->impl("linear", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(linear)));
   library->impl("linear", torch::dispatch(c10::DispatchKey::Meta, TORCH_FN(linear_meta)));
-  library.release();  // its destructor would take the operators back
 }
 
 }  // namespace org::example::rtn8
