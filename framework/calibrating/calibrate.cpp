@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "applying/convert.h"
@@ -123,10 +124,12 @@ class Job {
   const Context& context_;
   Swaps swaps_;
   std::vector<Group> groups_;
+  const std::thread::id thread_ = std::this_thread::get_id();
   std::int64_t batches_ = 0;
   std::vector<Traveller> travellers_;  ///< of the batches that this process has
   Traveller* running_ = nullptr;
   bool abandoned_ = false;
+  std::uint64_t put_away_bytes_ = 0;  ///< since freed memory was returned
   std::size_t done_ = 0;
   bool finished_ = false;
   /// Producers that divide their outputs, with the tensors they had before.
@@ -341,12 +344,19 @@ void Job::bring_back(Group& group, const GroupRecord& record) {
 
 /// All batches are past these groups, whose modules wait in the journal for the end.
 void Job::put_away_before(std::size_t index) {
+  constexpr std::uint64_t kTrimBytes = 16 << 20;  // each time costs the pages of a layer anew
   if (!how_.journal) return;
   for (std::size_t g = 0; g < index; ++g) {
     if (!groups_[g].done || !groups_[g].in_memory) continue;
-    for (auto& member : groups_[g].members) member.made = nullptr;
+    for (auto& member : groups_[g].members) {
+      member.made = nullptr;
+      put_away_bytes_ += member.entry->bytes_after;
+    }
     groups_[g].in_memory = false;
   }
+  if (put_away_bytes_ < kTrimBytes) return;
+  put_away_bytes_ = 0;
+  return_freed_memory();
 }
 
 std::vector<Tensors> Job::saved(const Group& group) const {
@@ -362,7 +372,6 @@ std::vector<Tensors> Job::saved(const Group& group) const {
 void Job::make(std::size_t index) {
   context_.advance("calibrate", done_++, groups_.size());
   put_away_before(index);
-  return_freed_memory();  // else what layers leave behind adds up to half of a small model
   Group& group = groups_[index];
   GroupReport row;
   std::optional<GroupRecord> record;
@@ -449,6 +458,10 @@ void Job::abandon() {
 at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& x) {
   Group& group = groups_[index];
   Member& member = group.members[number];
+  if (std::this_thread::get_id() != thread_)
+    throw Error(ErrorKind::usage, "the model is called from another thread while it is calibrated")
+        .at(member.entry->spec.path)
+        .hint("run a batch's forward pass in the thread that calls calibrate");
   Traveller& mine = *running_;
   if (mine.group != index || !mine.input.defined()) {
     mine.group = index;

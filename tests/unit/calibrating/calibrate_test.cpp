@@ -6,6 +6,8 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <stdexcept>
+#include <thread>
 
 #include "../host/edited_folder.h"
 #include "calibrating/calibrate.h"
@@ -339,6 +341,14 @@ TEST_CASE(
   CHECK(count(loaded.model, "QuantLinear") == 0);
   CHECK(logits(loaded, ids).equal(before));
   left = 1 << 20;
+  std::string elsewhere;
+  const auto in_a_thread = [&] {
+    std::thread([&] { elsewhere = message_of(run); }).join();
+    throw std::runtime_error("enough");
+  };
+  CHECK_THROWS_WITH(quantizer.calibrate(loaded.model, {in_a_thread}, context), "enough");
+  CHECK(contains(elsewhere, "the model is called from another thread while it is calibrated"));
+  CHECK(logits(loaded, ids).equal(before));
   const auto report = quantizer.calibrate(loaded.model, {run}, context);
   CHECK(report.size() == 8);
   CHECK(count(loaded.model, "QuantLinear") == quantizer.plan().count(Action::quantize));
