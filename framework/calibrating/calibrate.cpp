@@ -233,8 +233,8 @@ InputStatistics Job::statistics(const std::vector<at::Tensor>& inputs) const {
   std::vector<at::Tensor> own;
   std::vector<std::int64_t> words{rows, k};  // and for each node whether there is a sum
   for (const auto& node : nodes_of(batches_, held)) {
-    const auto at = inputs.begin() - held.first;
-    own.push_back(sum_of_products({at + node.first, at + node.last}, node));
+    const auto first = inputs.begin() + (node.first - held.first);
+    own.push_back(sum_of_products({first, first + (node.last - node.first)}, node));
     words.push_back(own.back().defined());
   }
   const auto all = how_.ranks->gather(
