@@ -1,6 +1,7 @@
 // The CUDA kernels against LibTorch on this machine's GPU, in the same run, interleaved:
 //   table       products of the layers of Llama 3 8B and 70B, and quantizing
 //   ways        every way of a product, for choosing between them
+//   ways N K M...   of these products alone
 //   profile N K M WAY VARIANT   one product a few times, for a profiler
 // Weights rotate over more memory than the cache holds; calls are replayed as a graph, so that a
 // launch costs what it costs in a decode loop.
@@ -268,6 +269,12 @@ int main(int argc, char** argv) {
   require(cudaGetDeviceProperties(&device, 0), "device");
   if (mode == "ways") {
     std::printf("%s, copy %.2f TB/s\n", device.name, copy);
+    if (argc > 4) {
+      std::vector<std::int64_t> given;
+      for (int i = 2; i < argc; ++i) given.push_back(std::stol(argv[i]));
+      ways(copy, CodeKind::int4, 128, given[0], given[1], {given.begin() + 2, given.end()});
+      return 0;
+    }
     const std::vector<std::int64_t> rows{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
     ways(copy, CodeKind::int4, 128, 8192, 28672, rows);
     ways(copy, CodeKind::int4, 128, 28672, 8192, {1, 16, 32, 64, 128});
@@ -276,7 +283,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (mode != "table") {
-    std::fprintf(stderr, "usage: bench table | ways | profile N K M WAY VARIANT\n");
+    std::fprintf(stderr, "usage: bench table | ways [N K M...] | profile N K M WAY VARIANT\n");
     return 2;
   }
   const double matmul = matmul_rate();

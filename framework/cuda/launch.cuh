@@ -20,20 +20,24 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #endif
 }
 
+/// `cluster`: blocks that can read each other's shared memory; more than one needs sm_90.
 template <class... Parameters, class... Arguments>
 cudaError_t launch_early(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
-                         std::size_t shared_bytes, bool early, cudaStream_t stream,
+                         std::size_t shared_bytes, bool early, int cluster, cudaStream_t stream,
                          const Arguments&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = early ? 1 : 0;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = early ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : early ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

@@ -84,9 +84,9 @@ cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStrea
   const bool can_wgmma = shape.kind == CodeKind::int4 && device.has_wgmma;
   if (way == Way::wgmma || (way == Way::automatic && can_wgmma && args.m > kStreamAlone)) {
     if (!can_wgmma) return cudaErrorNotSupported;
-    const auto plan =
-        variant == 0 ? plan_wgmma(shape, args.m, device.limits)
-                     : plan_wgmma(shape, args.m, device.limits, variant / 1000, variant % 1000);
+    const auto plan = variant == 0 ? plan_wgmma(shape, args.m, device.limits)
+                                   : plan_wgmma(shape, args.m, device.limits, variant / 1000 % 10,
+                                                variant % 1000, variant / 10000);
     return multiply_wgmma(plan, args, stream);
   }
   ProductArgs part = args;

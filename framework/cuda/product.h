@@ -42,13 +42,14 @@ std::size_t workspace_bytes();
 /// (dequantize.h) and a dense product.
 std::int64_t most_rows(const Fragments& weight);
 
-/// Sums are float32; a result is rounded once, and is the same every time. With more than 16 rows
+/// Sums are float32; a result is rounded once, and is the same every time. With more than 32 rows
 /// on a device with wgmma the weight is rounded to `element` first. Returns what the launch
 /// returned; cudaErrorInvalidValue for arguments that do not fit. Any thread.
 cudaError_t multiply(const ProductArgs& args, cudaStream_t stream);
 
 /// Ways to compute it, for tests and benchmarks. Variants: 0 what would be chosen; of `stream` the
-/// tiles of a warp, plus 10 for blocks that share tiles; of `wgmma` 1000 * bands + rows.
+/// tiles of a warp, plus 10 for blocks that share tiles; of `wgmma`
+/// 10000 * parts + 1000 * bands + rows.
 enum class Way { automatic, stream, wgmma };
 cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStream_t stream);
 

@@ -2,6 +2,7 @@
 
 #include "cuda/device_math.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
 #include "cuda/stream_product.h"
 
 namespace graft::cuda {
@@ -60,30 +61,6 @@ __device__ __forceinline__ void copy_once(std::uint32_t to, const void* from,
 __device__ __forceinline__ void copy(std::uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(std::uint32_t (&b)[4], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(address)
-               : "memory");
-}
-
-template <class T>
-__device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                    std::uint32_t b1) {
-  if constexpr (std::is_same_v<T, __half>)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /// kHigh tiles of 16 outputs, kRows tiles of 8 rows of x; the warps of a block take its steps of 64
@@ -381,8 +358,8 @@ cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t st
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
   return launch_early(kernel, static_cast<unsigned>(plan.split.ranges),
-                      static_cast<unsigned>(plan.warps * 32), plan.shared_bytes, plan.early, stream,
-                      params);
+                      static_cast<unsigned>(plan.warps * 32), plan.shared_bytes, plan.early, 1,
+                      stream, params);
 }
 
 template <class T, CodeKind kKind, bool kFine>

@@ -11,11 +11,17 @@
 
 namespace graft::cuda {
 
-/// What wgmma knows a matrix in shared memory by; `address` is that of its first row, a multiple of
-/// 1024, plus 32 bytes for each 16 inputs.
-__device__ __forceinline__ std::uint64_t matrix_at(std::uint32_t address) {
-  constexpr std::uint64_t kSwizzle128 = 1ULL << 62, kEightRows = (1024ULL >> 4) << 32;
-  return kSwizzle128 | kEightRows | 1ULL << 16 | (address >> 4 & 0x3FFF);
+/// The lower half of what wgmma knows a matrix in shared memory by; `address` is that of its first
+/// row, a multiple of 1024, plus 32 bytes for each 16 inputs.
+__device__ __forceinline__ std::uint32_t matrix_at(std::uint32_t address) {
+  return 1U << 16 | (address >> 4 & 0x3FFF);
+}
+/// And the whole: rows of 128 bytes, swizzled, in blocks of eight.
+__device__ __forceinline__ std::uint64_t whole_matrix(std::uint32_t lower) {
+  constexpr std::uint32_t kSwizzle128 = 1U << 30, kEightRows = 1024 >> 4;
+  std::uint64_t out;
+  asm("mov.b64 %0, {%1, %2};" : "=l"(out) : "r"(lower), "r"(kSwizzle128 | kEightRows));
+  return out;
 }
 
 __device__ __forceinline__ void wgmma_fence() {
@@ -56,38 +62,43 @@ __device__ __forceinline__ void wgmma_wait() {
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define GRAFT_WGMMA(rows, regs, type, a0, a1, a2, a3, matrix)                              \
+#define GRAFT_WGMMA(rows, regs, type, keep, a0, a1, a2, a3, matrix)                        \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32." type "." type          \
                " {" GRAFT_R##regs "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #matrix \
-                                  ", 1, 1, 1, 0;"                                          \
+                                  ", " #keep ", 1, 1, 0;"                                  \
                : GRAFT_D##regs(0)                                                          \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define GRAFT_WGMMA_OF_TYPE(type, keep)                   \
+  if constexpr (kRows == 32)                              \
+    GRAFT_WGMMA(32, 16, type, keep, 16, 17, 18, 19, 20);  \
+  else if constexpr (kRows == 64)                         \
+    GRAFT_WGMMA(64, 32, type, keep, 32, 33, 34, 35, 36);  \
+  else if constexpr (kRows == 128)                        \
+    GRAFT_WGMMA(128, 64, type, keep, 64, 65, 66, 67, 68); \
+  else if constexpr (kRows == 256)                        \
+    GRAFT_WGMMA(256, 128, type, keep, 128, 129, 130, 131, 132);
 
-/// d += a b. kRows: rows of x.
-template <class T, int kRows>
+/// d += a b, or d = a b where it does not kAdd; b: matrix_at(). kRows: rows of x.
+template <class T, int kRows, bool kAdd = true>
 __device__ __forceinline__ void wgmma(float (&d)[kRows / 8][4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b) {
+                                      std::uint32_t matrix) {
+  const std::uint64_t b = whole_matrix(matrix);
   if constexpr (std::is_same_v<T, __half>) {
-    if constexpr (kRows == 32)
-      GRAFT_WGMMA(32, 16, "f16", 16, 17, 18, 19, 20);
-    else if constexpr (kRows == 64)
-      GRAFT_WGMMA(64, 32, "f16", 32, 33, 34, 35, 36);
-    else if constexpr (kRows == 128)
-      GRAFT_WGMMA(128, 64, "f16", 64, 65, 66, 67, 68);
-    else if constexpr (kRows == 256)
-      GRAFT_WGMMA(256, 128, "f16", 128, 129, 130, 131, 132);
+    if constexpr (kAdd) {
+      GRAFT_WGMMA_OF_TYPE("f16", 1)
+    } else {
+      GRAFT_WGMMA_OF_TYPE("f16", 0)
+    }
   } else {
-    if constexpr (kRows == 32)
-      GRAFT_WGMMA(32, 16, "bf16", 16, 17, 18, 19, 20);
-    else if constexpr (kRows == 64)
-      GRAFT_WGMMA(64, 32, "bf16", 32, 33, 34, 35, 36);
-    else if constexpr (kRows == 128)
-      GRAFT_WGMMA(128, 64, "bf16", 64, 65, 66, 67, 68);
-    else if constexpr (kRows == 256)
-      GRAFT_WGMMA(256, 128, "bf16", 128, 129, 130, 131, 132);
+    if constexpr (kAdd) {
+      GRAFT_WGMMA_OF_TYPE("bf16", 1)
+    } else {
+      GRAFT_WGMMA_OF_TYPE("bf16", 0)
+    }
   }
 }
 
+#undef GRAFT_WGMMA_OF_TYPE
 #undef GRAFT_WGMMA
 #undef GRAFT_D8
 #undef GRAFT_D16

@@ -4,8 +4,8 @@
 #include "cuda/stream_product.h"
 
 // Products with more rows on devices with wgmma (sm_90): one warp has the copy engine bring weight
-// and x into a ring in shared memory; groups of four warps make 16-bit numbers of the codes, scale
-// included, in registers, which wgmma takes as its left operand.
+// and x into a ring in shared memory; groups of four warps make 16-bit numbers of the codes in
+// registers, which wgmma takes as its left operand.
 
 namespace graft::cuda {
 
@@ -18,11 +18,15 @@ struct WgmmaPlan {
   std::size_t shared_bytes = 0;
 };
 
+/// Rows up to which scales and zero points are applied to sums of groups, not to weights.
+inline constexpr int kFewRows = 32;
+
 /// Only int4.
 WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits);
-/// With these tiles.
+/// With these tiles. Each is shared by a cluster of `parts` blocks, a power of two up to 8 (with 32
+/// rows at a time, and no more than there are stages), or where it is 0 by whichever blocks.
 WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                     int bands, int rows);
+                     int bands, int rows, int parts);
 
 /// Floats of partial sums a range.
 inline constexpr std::size_t kWgmmaPartial = 256 * 128;

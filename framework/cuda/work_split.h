@@ -18,6 +18,8 @@ struct WorkSplit {
   /// one. Blocks go through their inputs side by side then, so that what they share is in the
   /// cache.
   int waves = 0;
+  /// Where it is not 0 there are this many ranges for each tile, which share that tile alone.
+  int parts = 0;
 
   GRAFT_HOST_DEVICE int shared_tiles() const {
     return tiles > waves * ranges ? tiles - waves * ranges : 0;
@@ -26,6 +28,7 @@ struct WorkSplit {
   GRAFT_HOST_DEVICE int units() const { return shared_tiles() * steps; }
   /// First unit of a range; begin(ranges) is the number of all.
   GRAFT_HOST_DEVICE int begin(int range) const {
+    if (parts > 0) return range / parts * steps + range % parts * steps / parts;
     const int each = units() / ranges, more = units() % ranges;
     return range * each + (range < more ? range : more);
   }

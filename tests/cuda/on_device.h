@@ -120,11 +120,19 @@ struct Variant {
   int most_rows;
 };
 inline constexpr Variant kVariants[] = {
-    {cuda::Way::stream, 1, "stream 1", 8},           {cuda::Way::stream, 2, "stream 2", 64},
-    {cuda::Way::stream, 4, "stream 4", 16},          {cuda::Way::stream, 12, "stream 2 split", 64},
-    {cuda::Way::wgmma, 4032, "wgmma 32", 1 << 30},   {cuda::Way::wgmma, 2064, "wgmma 64", 1 << 30},
-    {cuda::Way::wgmma, 2032, "wgmma 2x32", 1 << 30}, {cuda::Way::wgmma, 2128, "wgmma 128", 1 << 30},
-    {cuda::Way::wgmma, 2256, "wgmma 256", 1 << 30},  {cuda::Way::automatic, 0, "chosen", 1 << 30},
+    {cuda::Way::stream, 1, "stream 1", 8},
+    {cuda::Way::stream, 2, "stream 2", 64},
+    {cuda::Way::stream, 4, "stream 4", 16},
+    {cuda::Way::stream, 12, "stream 2 split", 64},
+    {cuda::Way::wgmma, 24032, "wgmma 32 by 2", 32},
+    {cuda::Way::wgmma, 42032, "wgmma 2x32 by 4", 32},
+    {cuda::Way::wgmma, 82032, "wgmma 2x32 by 8", 32},
+    {cuda::Way::wgmma, 4032, "wgmma 32", 1 << 30},
+    {cuda::Way::wgmma, 2064, "wgmma 64", 1 << 30},
+    {cuda::Way::wgmma, 2032, "wgmma 2x32", 1 << 30},
+    {cuda::Way::wgmma, 2128, "wgmma 128", 1 << 30},
+    {cuda::Way::wgmma, 2256, "wgmma 256", 1 << 30},
+    {cuda::Way::automatic, 0, "chosen", 1 << 30},
 };
 
 inline bool has_wgmma() {

@@ -72,5 +72,12 @@ TEST_CASE("a product with wgmma fits the device and covers the result") {
     REQUIRE(plan.split.tiles / plan.row_tiles * plan.bands >= shape.bands);
     REQUIRE(plan.split.steps * 2 == shape.steps);
     REQUIRE(static_cast<std::size_t>(plan.bands * 64 * plan.rows) <= kWgmmaPartial);
+    if (plan.split.parts > 0) {
+      REQUIRE(plan.split.ranges == plan.split.tiles * plan.split.parts);
+      REQUIRE(plan.split.parts <= plan.split.steps);
+      REQUIRE(plan.split.waves == 0);
+      // Sums of a tile meet where the ring was.
+      REQUIRE(static_cast<std::size_t>(plan.bands * 64 * plan.rows * 4) <= plan.shared_bytes);
+    }
   });
 }

@@ -14,9 +14,23 @@ struct Part {
   int range, begin, end, end_of_parts;
 };
 
+/// Splits whose tiles are each shared by so many ranges alone.
+template <class Check>
+void each_split_in_parts(const Check& check) {
+  for (const int tiles : {1, 2, 7, 64})
+    for (const int steps : {8, 11, 64})
+      for (const int parts : {1, 2, 4, 8}) {
+        CAPTURE(tiles);
+        CAPTURE(steps);
+        CAPTURE(parts);
+        check(WorkSplit{tiles, steps, tiles * parts, 0, parts});
+      }
+}
+
 /// Many splits; with more ranges than units, and with waves that are not full, too.
 template <class Check>
 void each_split(const Check& check) {
+  each_split_in_parts(check);
   for (const int tiles : {1, 2, 3, 7, 16, 33, 132, 200})
     for (const int steps : {1, 2, 5, 12, 64})
       for (const int ranges : {1, 2, 3, 7, 32, 108, 132})
@@ -131,6 +145,20 @@ TEST_CASE("tiles that blocks compute alone come first, and none of them is share
         REQUIRE(work.end == split.steps);
         REQUIRE(work.end_of_parts() == range + 1);
       }
+    }
+  });
+}
+
+TEST_CASE("the blocks of a cluster have one tile, and each a part of it") {
+  each_split_in_parts([](const WorkSplit& split) {
+    for (int block = 0; block < split.ranges; ++block) {
+      const int range = split.range_of_block(block);
+      WorkOfRange work(split, range);
+      REQUIRE(work.next());
+      REQUIRE(work.tile == (split.ranges - 1 - block) / split.parts);
+      // The kernel knows from a part which block of the cluster has it.
+      REQUIRE(block % split.parts == split.parts - 1 - range % split.parts);
+      REQUIRE_FALSE(work.next());
     }
   });
 }
