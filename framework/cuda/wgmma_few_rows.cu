@@ -6,7 +6,7 @@ namespace {
 constexpr int kRows = kFewRows;  // of x at a time
 
 /// Four warps for each band, then three that add up x in turn, then one that brings weight and x.
-constexpr int kSumWarps = 3;
+constexpr int kSumWarps = 3, kSumLanes = 4;  // lanes of a warp that have its sums
 constexpr int threads_of(int bands) { return kWarpgroup * (bands + 1); }
 
 /// What the warps do that add up the inputs of each group for each row of x: zero points are taken
@@ -44,7 +44,7 @@ __device__ __forceinline__ void add_x(const Params& p, std::uint32_t ring, int t
             mma<T>(sums[r], ones, b[0], b[1]);
             mma<T>(sums[r], ones, b[2], b[3]);
           }
-        if (lane < 4)
+        if (lane < kSumLanes)
 #pragma unroll
           for (int r = 0; r < kTiles; ++r)
             asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(
@@ -52,11 +52,9 @@ __device__ __forceinline__ void add_x(const Params& p, std::uint32_t ring, int t
                          "f"(sums[r][0]), "f"(sums[r][1])
                          : "memory");
       }
+      if (lane < kSumLanes) arrive(at + S::kSummed);
       __syncwarp();
-      if (lane == 0) {
-        arrive(at + S::kSummed);
-        arrive(at + S::kEmpty);
-      }
+      if (lane == 0) arrive(at + S::kEmpty);
     }
 }
 
@@ -125,7 +123,7 @@ __global__ void __launch_bounds__(threads_of(kBands), 1)
   // From one lane, so that the compiler knows it to be the same in a warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / kWarpgroup, 0);
 
-  if (threadIdx.x == 0) init_barriers<S>(ring, p.stages, kBands * 4 + kSumWarps, 1);
+  if (threadIdx.x == 0) init_barriers<S>(ring, p.stages, kBands * 4 + kSumWarps, kSumLanes);
   __syncthreads();
   let_next_kernel_start();
 
@@ -209,6 +207,7 @@ __global__ void __launch_bounds__(threads_of(kBands), 1)
           for (int i = 0; i < 4; ++i)
             total[r][i] += scales[i / 2] * (part[r][i] - zeros[i / 2] * x_sums[r][i % 2]);
       }
+      __syncwarp();
       if (lane == 0) arrive(at + S::kEmpty);
       place.advance(ring, p.stages);
     }
