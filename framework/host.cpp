@@ -30,19 +30,33 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Of a folder that need not be there; one that is and cannot be read is an error.
 std::vector<fs::path> yaml_files(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error))
-    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+  if (!fs::exists(folder, error)) return files;
+  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
+       entry.increment(error))
+    if (entry->path().extension() == ".yaml") files.push_back(entry->path());
+  if (error)
+    throw Error(ErrorKind::resource, "the folder of registry rules cannot be read")
+        .at(folder.string())
+        .found(error.message());
   std::sort(files.begin(), files.end());
   return files;
 }
 
 /// The rules that come with graft lie beside the library: <dir of
-/// libgraft.so>/graft/registry/*.yaml.
+/// libgraft.so>/graft/registry/*.yaml. Without them an output head would be quantized.
 std::vector<fs::path> installed_registry() {
-  return yaml_files(folder_of_libgraft() / "graft" / "registry");
+  const auto folder = folder_of_libgraft() / "graft" / "registry";
+  auto files = yaml_files(folder);
+  if (files.empty())
+    throw Error(ErrorKind::plugin, "the rules that come with graft are missing")
+        .at(folder.string())
+        .expected("defaults.yaml and others")
+        .hint("copy the folder graft beside libgraft.so too, or install graft again");
+  return files;
 }
 
 /// The user's own: $XDG_CONFIG_HOME/graft/registry, else ~/.config/graft/registry.

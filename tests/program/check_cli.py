@@ -476,6 +476,18 @@ with tempfile.TemporaryDirectory() as name:
     assert all(value > 0 for value in rates.values()), rates
     run("bench", "model", "nowhere", code=1, says="no such model folder")
 
+    # a copy of the program without the rules that come with it
+    home = pathlib.Path(graft).resolve().parent.parent
+    for part in ("bin/graft", "lib"):
+        (temporary / "copy" / part).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if part == "lib" else shutil.copy2)(home / part, temporary / "copy" / part)
+    shutil.rmtree(temporary / "copy/lib/graft/registry")
+    copied = subprocess.run([temporary / "copy/bin/graft", "plan", dense, "--method", "bitsandbytes"],
+                            capture_output=True, text=True, env=environment)
+    assert copied.returncode == 3, copied
+    assert "copy/lib/graft/registry: the rules that come with graft are missing" in copied.stderr, copied
+    checks.append(None)
+
     # a plan reads headers only
     if shutil.which("strace"):
         large = temporary / "large"
