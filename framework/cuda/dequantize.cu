@@ -7,20 +7,41 @@ namespace {
 
 constexpr int kWarps = 8;
 
+/// Eight numbers as 16 bytes, or as 32.
 template <class T>
-__device__ __forceinline__ void store8(T* out, const float (&values)[8]) {
-  if constexpr (sizeof(T) == 2) {
-    *reinterpret_cast<uint4*>(out) =
-        uint4{pack<T>(values[0], values[1]), pack<T>(values[2], values[3]),
-              pack<T>(values[4], values[5]), pack<T>(values[6], values[7])};
-  } else {
-    *reinterpret_cast<float4*>(out) = float4{values[0], values[1], values[2], values[3]};
-    *reinterpret_cast<float4*>(out + 4) = float4{values[4], values[5], values[6], values[7]};
+struct Eight {
+  uint4 words[sizeof(T) / 2];
+};
+template <class T>
+__device__ __forceinline__ Eight<T> eight(const float (&v)[8]) {
+  if constexpr (sizeof(T) == 2)
+    return {{{pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])}}};
+  else
+    return {{{__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
+              __float_as_uint(v[3])},
+             {__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]),
+              __float_as_uint(v[7])}}};
+}
+
+/// Of neighbouring lanes, which have one step of 16 inputs each as two halves: the even one gets
+/// the first halves of both, the odd one the second ones, so that one store of both fills 32 bytes.
+template <class T>
+__device__ __forceinline__ void swap_halves(Eight<T> (&halves)[2], bool odd) {
+#pragma unroll
+  for (std::size_t i = 0; i < sizeof(T) / 2; ++i) {
+    const uint4 mine = odd ? halves[0].words[i] : halves[1].words[i];
+    const uint4 theirs{
+        __shfl_xor_sync(0xFFFFFFFF, mine.x, 1), __shfl_xor_sync(0xFFFFFFFF, mine.y, 1),
+        __shfl_xor_sync(0xFFFFFFFF, mine.z, 1), __shfl_xor_sync(0xFFFFFFFF, mine.w, 1)};
+    if (odd)
+      halves[0].words[i] = theirs;
+    else
+      halves[1].words[i] = theirs;
   }
 }
 
-/// A tile of 16 outputs x 64 inputs a warp; a lane takes one step of 16 inputs of two outputs, so
-/// that the four lanes of a pair of outputs write whole lines.
+/// A tile of 16 outputs x 64 inputs a warp; a lane takes one step of 16 inputs of two outputs.
+/// Blocks: x: tiles of a band, y: bands.
 template <class T, CodeKind kKind>
 __global__ void __launch_bounds__(kWarps * 32)
     dequantize_kernel(FragmentShape shape, const std::uint32_t* codes, const std::uint32_t* words,
@@ -31,26 +52,29 @@ __global__ void __launch_bounds__(kWarps * 32)
     if (threadIdx.x < 16) levels[threadIdx.x] = table[threadIdx.x];
     __syncthreads();
   }
-  const std::int64_t unit = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int of_band = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  if (of_band >= 4 * shape.steps) return;
   const int lane = threadIdx.x % 32, step = lane % 4;
-  const std::int64_t of_band = unit % (4 * shape.steps);
-  const std::int64_t band = first / kBandOutputs + unit / (4 * shape.steps);
-  const std::int64_t tile = of_band % 4, k = of_band / 4 * kTileInputs + step * 16;
-  const std::int64_t n = band * kBandOutputs + tile * kTileOutputs + lane / 4 * 2;
-  if (n >= first + count || k >= shape.k) return;
+  const std::int64_t band = first / kBandOutputs + blockIdx.y;
+  const int tile_k = of_band / 4 * static_cast<int>(kTileInputs), k = tile_k + step * 16;
+  const std::int64_t n = band * kBandOutputs + of_band % 4 * kTileOutputs + lane / 4 * 2;
   const std::uint32_t* at = codes + (band * 4 * shape.steps + of_band) * 128 + lane / 4 * 16 + step;
   std::uint32_t packed[4];
 #pragma unroll
   for (int t = 0; t < 4; ++t) packed[t] = at[4 * t];
   const auto* word =
       reinterpret_cast<const uint2*>(words + word_place(shape, n, k >> shape.group_shift));
+  const uint2 two = *word;
+  // Where this lane stores: half `step % 2` of the even step, then of the odd one.
+  const int stored_k = tile_k + step / 2 * 32 + step % 2 * 8;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
-    const std::uint32_t w = row == 0 ? word->x : word->y;
+    const std::uint32_t w = row == 0 ? two.x : two.y;
     const float scale = kKind == CodeKind::table4 ? __uint_as_float(w)
                         : is_bf16                 ? scale_of<__nv_bfloat16>(w)
                                                   : scale_of<__half>(w);
     const float zero = kKind == CodeKind::table4 ? 0 : static_cast<float>(w >> 16);
+    Eight<T> halves[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float values[8];
@@ -64,8 +88,15 @@ __global__ void __launch_bounds__(kWarps * 32)
         else
           values[i] = (static_cast<float>(code) - zero) * scale;
       }
-      if (k + half * 8 < shape.k)
-        store8<T>(out + (n + row - first) * shape.k + k + half * 8, values);
+      halves[half] = eight<T>(values);
+    }
+    swap_halves<T>(halves, step % 2 == 1);
+#pragma unroll
+    for (int of = 0; of < 2; ++of) {
+      if (n + row >= first + count || stored_k + of * 16 >= shape.k) continue;
+      auto* to = reinterpret_cast<uint4*>(out + (n + row - first) * shape.k + stored_k + of * 16);
+#pragma unroll
+      for (std::size_t i = 0; i < sizeof(T) / 2; ++i) to[i] = halves[of].words[i];
     }
   }
 }
@@ -74,8 +105,8 @@ template <class T>
 cudaError_t run(const Fragments& weight, std::int64_t first, std::int64_t count, T* out,
                 cudaStream_t stream) {
   const auto& shape = weight.shape;
-  const std::int64_t units = (count + kBandOutputs - 1) / kBandOutputs * 4 * shape.steps;
-  const auto blocks = static_cast<unsigned>((units + kWarps - 1) / kWarps);
+  const dim3 blocks(static_cast<unsigned>((4 * shape.steps + kWarps - 1) / kWarps),
+                    static_cast<unsigned>((count + kBandOutputs - 1) / kBandOutputs));
   const auto* codes = static_cast<const std::uint32_t*>(weight.codes);
   const bool bf16 = weight.element == Element::bf16;
   if (shape.kind == CodeKind::int4)

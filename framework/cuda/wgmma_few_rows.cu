@@ -102,9 +102,12 @@ __device__ __forceinline__ void finish_together(const Params& p, const WorkOfRan
       sum.z += more.z;
       sum.w += more.w;
     }
-    write_results<T>(
-        p, (work.tile / p.row_tiles * kBands + piece / kTiles) * 64 + warp * 16 + (lane >> 2) * 2,
-        work.tile % p.row_tiles * kRows + piece % kTiles * 8 + (lane & 3) * 2, sum);
+    const int output =
+        (work.tile / p.row_tiles * kBands + piece / kTiles) * 64 + warp * 16 + (lane >> 2) * 2;
+    const int row = work.tile % p.row_tiles * kRows + piece % kTiles * 8 + (lane & 3) * 2;
+    if (output < p.n)
+      write_results(p, static_cast<T*>(p.y) + row * p.y_stride + output, row, bias_of(p, output),
+                    sum);
   }
   // Nobody's shared memory goes before all have read it.
   meet_cluster();

@@ -143,13 +143,15 @@ __device__ __forceinline__ void meet(int group) {
   asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
 }
 
-/// Two places in what finish() writes: outputs of a lane's two rows of the operand, for two rows of
-/// x.
+/// Bias of a lane's two outputs.
+__device__ __forceinline__ float2 bias_of(const Params& p, int output) {
+  return p.bias ? float2{p.bias[output], p.bias[output + 1]} : float2{0, 0};
+}
+/// Writes sums of a lane's two outputs for rows `row` and `row + 1`, as far as there are such rows;
+/// y: where the first one goes.
 template <class T>
-__device__ __forceinline__ void write_results(const Params& p, int output, int row, float4 sums) {
-  if (output >= p.n) return;
-  const float2 bias = p.bias ? float2{p.bias[output], p.bias[output + 1]} : float2{0, 0};
-  T* y = static_cast<T*>(p.y) + row * p.y_stride + output;
+__device__ __forceinline__ void write_results(const Params& p, T* y, int row, float2 bias,
+                                              float4 sums) {
   if (row < p.m) *reinterpret_cast<std::uint32_t*>(y) = pack<T>(sums.x + bias.x, sums.z + bias.y);
   if (row + 1 < p.m)
     *reinterpret_cast<std::uint32_t*>(y + p.y_stride) = pack<T>(sums.y + bias.x, sums.w + bias.y);
@@ -185,23 +187,34 @@ __device__ __forceinline__ void finish(const Params& p, const WorkOfRange& work,
 #pragma unroll(kRows > kFewRows ? 1 : 2)
     for (int other = range + 1; other < others; ++other) {
       const float4* from = partials_of(other);
+      constexpr int kAtOnce = kRows > kFewRows ? 8 : 1;  // loads under way
 #pragma unroll
-      for (int r = 0; r < kRows / 8; ++r) {
-        const float4 more = __ldcg(from + r * 128);
-        sums[r][0] += more.x;
-        sums[r][1] += more.y;
-        sums[r][2] += more.z;
-        sums[r][3] += more.w;
+      for (int first = 0; first < kRows / 8; first += kAtOnce) {
+        float4 more[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce && first + i < kRows / 8; ++i)
+          more[i] = __ldcg(from + (first + i) * 128);
+#pragma unroll
+        for (int i = 0; i < kAtOnce && first + i < kRows / 8; ++i) {
+          sums[first + i][0] += more[i].x;
+          sums[first + i][1] += more[i].y;
+          sums[first + i][2] += more[i].z;
+          sums[first + i][3] += more[i].w;
+        }
       }
     }
   }
   const int output =
       (work.tile / p.row_tiles * kBands + warpgroup) * 64 + warp * 16 + (lane >> 2) * 2;
   const int row = work.tile % p.row_tiles * kRows + (lane & 3) * 2;
+  if (output < p.n) {
+    const float2 bias = bias_of(p, output);
+    T* y = static_cast<T*>(p.y) + row * p.y_stride + output;
 #pragma unroll
-  for (int r = 0; r < kRows / 8; ++r)
-    write_results<T>(p, output, row + r * 8,
-                     float4{sums[r][0], sums[r][1], sums[r][2], sums[r][3]});
+    for (int r = 0; r < kRows / 8; ++r)
+      write_results(p, y + r * 8 * p.y_stride, row + r * 8, bias,
+                    float4{sums[r][0], sums[r][1], sums[r][2], sums[r][3]});
+  }
   __syncwarp();
 }
 

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kWarpgroup*(kBands + 1), 1)
   extern __shared__ __align__(1024) char shared[];
   constexpr int kGroups = kGroup == GroupSize::of32 ? 4 : kGroup == GroupSize::of64 ? 2 : 1;
   using S = Stage<kBands, kRows>;
-  const std::uint32_t ring = kept(shared_address(shared));
+  const std::uint32_t ring = shared_address(shared);
   // From one lane, so that the compiler knows it to be the same in a warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / kWarpgroup, 0);
 
