@@ -192,10 +192,9 @@ __device__ __forceinline__ void finish(const Params& p, const WorkOfRange& work,
       for (int first = 0; first < kRows / 8; first += kAtOnce) {
         float4 more[kAtOnce];
 #pragma unroll
-        for (int i = 0; i < kAtOnce && first + i < kRows / 8; ++i)
-          more[i] = __ldcg(from + (first + i) * 128);
+        for (int i = 0; i < kAtOnce; ++i) more[i] = __ldcg(from + (first + i) * 128);
 #pragma unroll
-        for (int i = 0; i < kAtOnce && first + i < kRows / 8; ++i) {
+        for (int i = 0; i < kAtOnce; ++i) {
           sums[first + i][0] += more[i].x;
           sums[first + i][1] += more[i].y;
           sums[first + i][2] += more[i].z;

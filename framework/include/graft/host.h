@@ -49,7 +49,7 @@ struct LoadOptions {
   /// made from, whose names tell the modules.
   std::optional<Checkpoint> structure;
   /// Token ids [B, T] int64 of text to quantize a dense checkpoint by (graft/calibration.h);
-  /// undefined: none. All of it is in memory at once while each layer runs.
+  /// undefined: none. In memory are its hidden states, and one layer at work on 2048 tokens.
   at::Tensor calibration;
   Recipe recipe = Recipe::standard;  ///< of the calibration; Error(usage) for another without one
   /// Where a load that calibrates keeps what it has done, group by group, and goes on when the same
