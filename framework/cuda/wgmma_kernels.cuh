@@ -18,6 +18,9 @@ constexpr int kStageTiles = 2;  // of 64 inputs
 constexpr int kCodeBox = 256;   // of 8 bytes: a band's codes for 64 inputs
 constexpr int kWarpgroup = 128;
 
+/// Bytes of a stage of the ring.
+constexpr int stage_bytes(int bands, int rows) { return rows * 256 + bands * 5120 + 1024; }
+
 /// Where the parts of a stage of the ring are, in bytes: x in two halves of 64 inputs, swizzled by
 /// rows of 128 bytes; codes of each band for one half, then for the other; words of each band; what
 /// the kernel for few rows adds up; and the barriers.
@@ -29,6 +32,7 @@ struct Stage {
   static constexpr int kSums = kWords + kBands * 1024;
   static constexpr int kFull = kSums + 512, kEmpty = kFull + 8, kSummed = kEmpty + 8;
   static constexpr int kBytes = kSums + 1024;
+  static_assert(kBytes == stage_bytes(kBands, kRows) && kBytes % 1024 == 0);
 };
 
 /// What the copy engine reads: x as [m][k], codes and words as [bands][bytes of a band].

@@ -168,8 +168,7 @@ WgmmaPlan plan_wgmma(const FragmentShape& shape, std::int64_t m, const DeviceLim
     plan.split.ranges = processors;
     plan.split.waves = tiles / processors + nearly(tiles % processors);
   }
-  // As Stage counts them.
-  const int bytes = rows * 256 + bands * 5120 + 1024;
+  const int bytes = stage_bytes(bands, rows);
   plan.stages = static_cast<int>(limits.shared_bytes / static_cast<std::size_t>(bytes));
   plan.shared_bytes = static_cast<std::size_t>(plan.stages) * static_cast<std::size_t>(bytes);
   return plan;
