@@ -32,6 +32,7 @@ struct Member {
   const PlanEntry* entry = nullptr;
   std::shared_ptr<nn::Unary> dense;  ///< as it was in the model
   std::shared_ptr<nn::Unary> made;
+  at::Tensor divisor;  ///< what the output of `made` is divided by, beyond its record
 };
 
 struct Group {
@@ -85,7 +86,8 @@ class Job {
         groups_.emplace_back();
         groups_.back().producer = producer;
       }
-      groups_[index].members.push_back({&entry, nullptr, nullptr});
+      groups_[index].members.push_back({&entry, nullptr, nullptr, {}});
+      index_of_[entry.spec.path] = {index, groups_[index].members.size() - 1};
     }
   }
 
@@ -111,6 +113,7 @@ class Job {
   void make(std::size_t index);
   GroupReport quantize(Group& group, const std::vector<at::Tensor>& inputs);
   void bring_back(Group& group, const GroupRecord& record);
+  void bring_back(Group& group);
   void put_away_before(std::size_t index);
   void abandon();
   void divide(Group& group, const at::Tensor& scales);
@@ -124,6 +127,7 @@ class Job {
   const Context& context_;
   Swaps swaps_;
   std::vector<Group> groups_;
+  std::map<std::string, std::pair<std::size_t, std::size_t>> index_of_;  ///< path -> group, member
   const std::thread::id thread_ = std::this_thread::get_id();
   std::int64_t batches_ = 0;
   std::vector<Traveller> travellers_;  ///< of the batches that this process has
@@ -192,15 +196,27 @@ decltype(auto) call_for(const PlanEntry& entry, Call&& call) {
   return call_plugin(entry.plugin, entry.spec.path, std::forward<Call>(call));
 }
 
+/// Has the producer divide what it makes. A module of the plan, which is made by now, does so each
+/// time that it is brought back; one that stays dense only if it is a norm.
 void Job::divide(Group& group, const at::Tensor& scales) {
+  if (const auto found = index_of_.find(group.producer); found != index_of_.end()) {
+    Group& before = groups_[found->second.first];
+    Member& producer = before.members[found->second.second];
+    if (!before.done || producer.divisor.defined()) return;
+    if (!before.in_memory) bring_back(before);
+    group.divisor =
+        call_for(*producer.entry, [&] { return producer.made->divide_output(scales); });
+    if (group.divisor.defined()) producer.divisor = group.scales = scales;
+    return;
+  }
   const auto [parent, name] = get_module_from_name(root_, group.producer);
   const auto producer = std::dynamic_pointer_cast<nn::Unary>(*parent->named_children().find(name));
   if (!producer) return;
-  auto before = producer->own_tensors();
+  auto tensors = producer->own_tensors();
   group.divisor = producer->divide_output(scales);
   if (!group.divisor.defined()) return;
   group.scales = scales;
-  divided_.emplace_back(producer, std::move(before));
+  divided_.emplace_back(producer, std::move(tensors));
 }
 
 void Job::adopt(Member& member, const std::shared_ptr<nn::Block>& made) const {
@@ -336,18 +352,26 @@ void Job::bring_back(Group& group, const GroupRecord& record) {
             entry.quantizer->fill(*module, *entry.config, record.modules[i]);
             return module;
           }));
+    if (member.divisor.defined())
+      call_for(entry, [&] { member.made->divide_output(member.divisor); });
   }
   group.in_memory = true;
   // Without this a job that goes on took half as much memory again as an uninterrupted one.
   return_freed_memory();
 }
 
+void Job::bring_back(Group& group) {
+  bring_back(group, how_.journal->read(group.record, paths_of(group)));
+}
+
 /// All batches are past these groups, whose modules wait in the journal for the end.
 void Job::put_away_before(std::size_t index) {
   constexpr std::uint64_t kTrimBytes = 16 << 20;  // each time costs the pages of a layer anew
   if (!how_.journal) return;
+  const auto producer = index_of_.find(groups_[index].producer);
   for (std::size_t g = 0; g < index; ++g) {
     if (!groups_[g].done || !groups_[g].in_memory) continue;
+    if (producer != index_of_.end() && producer->second.first == g) continue;  // it may be divided
     for (auto& member : groups_[g].members) {
       member.made = nullptr;
       put_away_bytes_ += member.entry->bytes_after;
@@ -475,7 +499,7 @@ at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& 
         .hint("input_groups of the model's class is wrong: report it");
   }
   if (++mine.seen == group.members.size()) mine.input = at::Tensor();
-  if (!group.in_memory) bring_back(group, how_.journal->read(group.record, paths_of(group)));
+  if (!group.in_memory) bring_back(group);
   return member.made->forward(group.divisor.defined() ? (x / group.divisor).to(x.scalar_type()) : x);
 }
 
@@ -483,7 +507,7 @@ void Job::finish(const Observer& observer) {
   for (std::size_t g = 0; g < groups_.size(); ++g)
     if (!groups_[g].done) make(g);
   for (auto& group : groups_)
-    if (!group.in_memory) bring_back(group, how_.journal->read(group.record, paths_of(group)));
+    if (!group.in_memory) bring_back(group);
   context_.advance("calibrate", groups_.size(), groups_.size());
   for (const auto& group : groups_)
     for (const auto& member : group.members) swaps_.swap_everywhere(*member.entry, member.made);

@@ -193,6 +193,22 @@ WeightRounder::WeightRounder(std::int64_t inputs, const InputStatistics& statist
   if (!p.cost.defined()) p.cost = at::ones({inputs}, at::kFloat);
 }
 
+WeightRounder::WeightRounder(std::unique_ptr<Prepared> prepared) : prepared_(std::move(prepared)) {}
+
+WeightRounder WeightRounder::scaled(const at::Tensor& scales) const {
+  auto out = std::make_unique<Prepared>(*prepared_);
+  if (!out->factor.defined()) return WeightRounder(std::move(out));
+  const auto s = out->order.defined() ? scales.index_select(0, out->order) : scales;
+  // F of S^-1 H S^-1 is F S^-1, of which each row is divided by what is on its diagonal.
+  out->factor = (out->factor / s).mul_(s.unsqueeze(1));
+  out->cost = out->cost / s.square();
+  if (out->hessian.defined()) {
+    out->hessian = (out->hessian / s).div_(s.unsqueeze(1));
+    out->diagonal = out->hessian.diagonal().clone();
+  }
+  return WeightRounder(std::move(out));
+}
+
 WeightRounder::~WeightRounder() = default;
 WeightRounder::WeightRounder(WeightRounder&&) noexcept = default;
 

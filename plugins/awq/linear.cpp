@@ -48,10 +48,7 @@ void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
   small_ = {};
   for (const auto& [name, tensor] : tensors)
     if (name != "qweight" && name != "bias") small_.set(name, tensor);
-  weight_dtype_ = model_dtype_ == at::kFloat ? scales.scalar_type() : model_dtype_;
-  constexpr double kMostSteps = 15;
-  if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * kMostSteps > kLargestHalf)
-    weight_dtype_ = at::kFloat;
+  choose_weight_dtype();
   if (const auto* given = tensors.find("bias")) {
     if (bias.defined())
       set_tensor("bias", *given);
@@ -61,6 +58,13 @@ void WQLinear::fill(const Tensors& tensors, const AwqConfig& config) {
       float_bias_ = given->to(at::kFloat).contiguous();
   }
   make_panels();
+}
+
+void WQLinear::choose_weight_dtype() {
+  constexpr double kMostSteps = 15;
+  weight_dtype_ = model_dtype_ == at::kFloat ? scales.scalar_type() : model_dtype_;
+  if (weight_dtype_ == at::kHalf && scales.abs().max().item<double>() * kMostSteps > kLargestHalf)
+    weight_dtype_ = at::kFloat;
 }
 
 void WQLinear::make_panels() {
@@ -189,6 +193,31 @@ at::Tensor WQLinear::forward(const at::Tensor& x) {
   return kernels::multiply_dequantized(
       x, in_features_, out_features_, float_bias_, wide ? at::kFloat : x.scalar_type(),
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
+}
+
+at::Tensor WQLinear::divide_output(const at::Tensor& divisor) {
+  Packed whole = unpacked();
+  if (device_weight_.defined() || whole.offsets.defined()) return {};
+  const auto before = whole.scales.to(at::kFloat);
+  whole.scales = (before / divisor).to(whole.scales.scalar_type());
+  const auto after = whole.scales.to(at::kFloat);
+  if (!after.isfinite().all().item<bool>() || !after.ne(0).eq(before.ne(0)).all().item<bool>())
+    return {};
+  small_ = pack_groups(whole, out_features_, group_size_, version_);
+  whole.qweight = words(0, out_features_);
+  set_tensor("qweight", whole.qweight);
+  set_tensor("scales", whole.scales);
+  packed_ = std::move(whole);
+  choose_weight_dtype();
+  if (bias.defined()) set_tensor("bias", (bias.to(at::kFloat) / divisor).to(bias.scalar_type()));
+  if (stray_bias_.defined())
+    stray_bias_ = (stray_bias_.to(at::kFloat) / divisor).to(stray_bias_.scalar_type());
+  if (float_bias_.defined())
+    float_bias_ = (bias.defined() ? bias : stray_bias_).to(at::kFloat).contiguous();
+  make_panels();
+  // Each group's scale is rounded for itself: a channel is divided by this on the whole.
+  const auto left = after.abs().sum(0);
+  return at::where(left > 0, before.abs().sum(0) / left, divisor);
 }
 
 std::unique_ptr<nn::RowProduct> WQLinear::row_product(at::ScalarType dtype) const {

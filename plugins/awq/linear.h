@@ -29,6 +29,9 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   void to(torch::Device device, bool non_blocking = false) override;
 
   at::Tensor forward(const at::Tensor& x) override;
+  /// Through the scales and the bias; the codes stay. Only on the CPU, and not with GEMVFast offsets
+  /// or where a scale would leave its dtype.
+  at::Tensor divide_output(const at::Tensor& divisor) override;
   std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
 
@@ -43,6 +46,8 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   at::Tensor bias;
 
  private:
+  /// What weights are rounded to, by model_dtype_ and the scales.
+  void choose_weight_dtype();
   /// Makes panels where that can be done; they are the only copy then.
   void make_panels();
   /// Takes scales and zero points back from the panels, and lets these go.

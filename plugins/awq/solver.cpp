@@ -40,6 +40,22 @@ at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
   return (rounded.codes.to(at::kFloat) - wide(rounded.zeros)) * wide(rounded.scales);
 }
 
+/// Rows of a weight that stand for all of it: every n-th run of as many as are rounded side by side.
+struct Sample {
+  at::Tensor weight;  ///< [n, K] float32
+  WeightGrid grid;
+  double share = 1;  ///< of the rows
+
+  explicit Sample(const GroupMember& member) : grid(grid_of(member)) {
+    constexpr std::int64_t kRun = 16, kRuns = 16;
+    const auto& whole = member.dense.at("weight");
+    const auto rows = whole.size(0), every = std::max<std::int64_t>(1, rows / (kRun * kRuns));
+    const auto run = at::arange(rows).div(kRun, "floor");
+    weight = whole.index_select(0, run.remainder(every).eq(0).nonzero().view(-1)).to(at::kFloat);
+    share = static_cast<double>(weight.size(0)) / static_cast<double>(rows);
+  }
+};
+
 }  // namespace
 
 GroupResult quantize_group(const ModuleGroup& group) {
@@ -78,34 +94,29 @@ at::Tensor find_input_scales(const ModuleGroup& group) {
   const int steps = group.recipe == Recipe::fast ? 4 : group.recipe == Recipe::best ? 16 : 8;
   const auto options = options_of(group.members.front(), Recipe::fast);
   const auto& h = group.inputs.hessian;
-  const auto strength = h.diagonal().clamp_min(0).sqrt();
-  if (!h.isfinite().all().item<bool>() || strength.max().item<float>() <= 0) return {};
+  const WeightRounder unscaled(h.size(0), group.inputs, options);
+  if (!unscaled.fallback().empty()) return {};
+  const auto group_size = unscaled.groups() == 1 ? h.size(0) : options.group_size;
   // As the rounder weighs it: less off the diagonal than the text shows.
   auto weigher = h * (1 - options.shrinkage);
   weigher.diagonal().copy_(h.diagonal());
+  const auto strength = h.diagonal().clamp_min(0).sqrt();
+  std::vector<Sample> samples;
+  for (const auto& member : group.members) samples.emplace_back(member);
   double least = std::numeric_limits<double>::infinity();
   at::Tensor best;
   for (int i = 0; i <= steps; ++i) {
-    at::Tensor scales;
+    auto scales = at::ones_like(strength);
     if (i > 0) {
       // Inputs that are nearly never there would be scaled without bound.
       scales = (strength / strength.max()).clamp_min(1e-4).pow(kLargestPower * i / steps);
-      scales = scales / (scales.max() * scales.min()).sqrt();
-    } else {
-      scales = at::ones_like(strength);
+      scales.div_((scales.max() * scales.min()).sqrt());
     }
-    InputStatistics scaled{h / scales / scales.unsqueeze(1), group.inputs.tokens};
-    const WeightRounder rounder(strength.size(0), scaled, options);
-    if (!rounder.fallback().empty()) return {};
+    const auto rounder = unscaled.scaled(scales);
     double lost = 0;
-    for (const auto& member : group.members) {
-      const auto weight = member.dense.at("weight").to(at::kFloat);
-      const auto rounded = rounder.round(weight * scales, grid_of(member));
-      lost += output_energy(weight - dequantized(rounded, rounder.groups() == 1
-                                                         ? strength.size(0)
-                                                         : options.group_size) /
-                                   scales,
-                      weigher);
+    for (const auto& [weight, grid, share] : samples) {
+      const auto rounded = dequantized(rounder.round(weight * scales, grid), group_size);
+      lost += output_energy(weight - rounded / scales, weigher) / share;
     }
     if (lost < least) {
       least = lost;

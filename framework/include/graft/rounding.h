@@ -64,6 +64,10 @@ class GRAFT_API WeightRounder {
   ~WeightRounder();
   WeightRounder(WeightRounder&&) noexcept;
 
+  /// What rounds the weights times `scales` [K] float32, positive, for inputs that are divided by
+  /// them, in the order of this one and with its damping: nothing is factored again.
+  WeightRounder scaled(const at::Tensor& scales) const;
+
   /// `weight` [N, K] of any float dtype. Throws Error(model) when it is not finite.
   RoundedWeight round(const at::Tensor& weight, const WeightGrid& grid) const;
   /// The same with scales [N, groups] that are given.
@@ -78,6 +82,7 @@ class GRAFT_API WeightRounder {
 
  private:
   struct Prepared;
+  explicit WeightRounder(std::unique_ptr<Prepared> prepared);
   std::unique_ptr<Prepared> prepared_;
 };
 

@@ -189,6 +189,23 @@ TEST_CASE("the scales that a norm took are kept with the group that wanted them"
   CHECK(Checkpoint::open_file(record(parts.state, 0)).find("scales"));
 }
 
+TEST_CASE("the scales that up_proj took are kept, and taken again by the one that is brought back") {
+  const EditedFolder strong(kLlama, [](const Value&, RawTensors& tensors) {
+    for (auto& [name, tensor] : tensors)
+      if (name.find("up_proj") != std::string::npos) {
+        auto* row = tensor.data<c10::Half>();
+        for (std::int64_t i = 0; i < tensor.shape[1]; ++i) row[i] = row[i] * 40.0F;
+      }
+  });
+  Calibration whole{strong.path(), kAwq};
+  const auto expected = saved(whole.load());
+  const TemporaryFolder folder(in_memory());
+  Calibration parts{strong.path(), kAwq, {}, folder.path() / "state"};
+  parts.interrupted_after(4);
+  CHECK(Checkpoint::open_file(record(parts.state, 3)).find("scales"));
+  CHECK(saved(parts.load()) == expected);
+}
+
 TEST_CASE("what is kept is for its user alone, and goes when the caller says so") {
   const TemporaryFolder folder(in_memory());
   Calibration parts{golden(kLlama), kGptq, {}, folder.path() / "state"};

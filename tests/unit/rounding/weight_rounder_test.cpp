@@ -39,6 +39,32 @@ double lost(const at::Tensor& weight, const at::Tensor& rounded, const at::Tenso
 
 }  // namespace
 
+TEST_CASE("scaled weights are rounded as by a rounder of the scaled input's own second moment") {
+  constexpr std::int64_t n = 20, k = 96;
+  const auto seen = statistics(k);
+  const auto weight = random_weight(n, k);
+  // With powers of two both ways have the same bits.
+  const auto scales = at::randint(-3, 4, {k}).to(at::kFloat).exp2();
+  RoundingOptions options;
+  options.group_size = 32;
+  options.damping = 0;  // a share of a mean, which scales change
+  for (const auto order : {RoundingOrder::natural, RoundingOrder::grouped}) {
+    options.order = order;
+    const WeightRounder unscaled(k, seen, options);
+    const auto found = unscaled.scaled(scales).round(weight * scales, {});
+    if (order == RoundingOrder::natural) {
+      const InputStatistics divided{seen.hessian / scales / scales.unsqueeze(1), seen.tokens};
+      const auto expected = WeightRounder(k, divided, options).round(weight * scales, {});
+      CHECK(found.codes.equal(expected.codes));
+      CHECK(found.scales.equal(expected.scales));
+    }
+    const auto same = unscaled.scaled(at::ones({k})).round(weight, {});
+    CHECK(same.codes.equal(unscaled.round(weight, {}).codes));
+  }
+  const WeightRounder plain(k, {}, options);
+  CHECK(plain.scaled(scales).round(weight, {}).codes.equal(plain.round(weight, {}).codes));
+}
+
 TEST_CASE("a rounded weight loses less at the output than the nearest one, in every order") {
   constexpr std::int64_t n = 40, k = 200, size = 64;  // the last group is short
   const auto seen = statistics(k);
