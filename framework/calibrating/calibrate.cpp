@@ -326,11 +326,11 @@ GroupReport Job::quantize(Group& group, const std::vector<at::Tensor>& inputs) {
     const auto dequantized =
         call_for(first, [&] { return first.quantizer->dequantize(*member.made); });
     const auto weight = given.members[i].dense.at("weight").to(at::kFloat);
-    const double l = output_energy(weight - dequantized.to(at::kFloat), given.inputs.hessian);
-    const double w = output_energy(weight, given.inputs.hessian);
-    lost += l;
-    whole += w;
-    row.module_errors.push_back(w > 0 ? l / w : 0);
+    const auto energies =
+        output_energies({weight - dequantized.to(at::kFloat), weight}, given.inputs.hessian);
+    lost += energies[0];
+    whole += energies[1];
+    row.module_errors.push_back(energies[1] > 0 ? energies[0] / energies[1] : 0);
   }
   if (row.tokens > 0) row.relative_error = whole > 0 ? lost / whole : 0;
   if (!std::isfinite(lost) || !std::isfinite(whole)) {

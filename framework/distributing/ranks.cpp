@@ -88,6 +88,15 @@ constexpr const char* kAfterRank = ": ";
 /// What a rank is about to do; all must be about to do the same.
 enum class Call : std::int64_t { gather, gather_rows };
 
+/// What each rank tells all others first. Most of what is exchanged fits into it: each message costs
+/// far more than its bytes.
+struct Head {
+  Call call;
+  std::int64_t size;  ///< of what is exchanged
+  char bytes[2032];   ///< that, where it fits
+};
+constexpr std::size_t kInHead = sizeof(Head::bytes);
+
 Error different_calls(int rank, const std::string& own, int other, const std::string& others) {
   Error error(ErrorKind::usage, "the processes do not do the same job");
   error.at("rank " + std::to_string(rank))
@@ -148,13 +157,27 @@ class GlooRanks final : public Ranks {
         rows.size(0) ? static_cast<std::int64_t>(rows.nbytes()) / rows.size(0) : 0;
     std::string shape = "rows of " + std::to_string(row_bytes) + " bytes, bounds";
     for (const std::int64_t bound : bounds) shape += " " + std::to_string(bound);
-    const auto shapes = gather(Call::gather_rows, shape);
-    for (int r = 0; r < size_; ++r)
-      if (shapes[r] != shape) throw different_calls(rank_, shape, r, shapes[r]);
-
     auto* const data = static_cast<char*>(rows.data_ptr());
+    const auto part = [&](int rank) {
+      return std::string_view(data + bounds[rank] * row_bytes,
+                              static_cast<std::size_t>((bounds[rank + 1] - bounds[rank]) * row_bytes));
+    };
+    std::size_t largest = 0;
+    for (int r = 0; r < size_; ++r) largest = std::max(largest, part(r).size());
+    const bool at_once = shape.size() + 1 + largest <= kInHead;
+    std::string own = shape + '\n';
+    if (at_once) own += part(rank_);
+    const auto told = gather(Call::gather_rows, own);
     for (int r = 0; r < size_; ++r)
-      broadcast(data + bounds[r] * row_bytes, (bounds[r + 1] - bounds[r]) * row_bytes, r);
+      if (const auto its = told[r].substr(0, told[r].find('\n')); its != shape)
+        throw different_calls(rank_, shape, r, its);
+    for (int r = 0; r < size_; ++r) {
+      auto* const to = data + bounds[r] * row_bytes;
+      if (!at_once)
+        broadcast(to, static_cast<std::int64_t>(part(r).size()), r);
+      else if (r != rank_)
+        told[r].copy(to, part(r).size(), shape.size() + 1);
+    }
   }
 
   bool fail(std::string_view why) noexcept override try {
@@ -182,26 +205,33 @@ class GlooRanks final : public Ranks {
   }
 
   std::vector<std::string> gather(Call call, std::string_view bytes) {
-    std::int64_t own[] = {static_cast<std::int64_t>(call), static_cast<std::int64_t>(bytes.size())};
-    std::vector<std::int64_t> all(2 * static_cast<std::size_t>(size_));
-    std::vector<at::Tensor> in{at::from_blob(own, {2}, at::kLong)};
+    Head own{call, static_cast<std::int64_t>(bytes.size()), {}};
+    if (bytes.size() <= kInHead) bytes.copy(own.bytes, bytes.size());
+    std::vector<Head> all(static_cast<std::size_t>(size_));
+    const auto as_bytes = [](Head& head) { return at::from_blob(&head, {sizeof(Head)}, at::kByte); };
+    std::vector<at::Tensor> in{as_bytes(own)};
     std::vector<std::vector<at::Tensor>> out(1);
-    for (int r = 0; r < size_; ++r) out[0].push_back(at::from_blob(&all[2 * r], {2}, at::kLong));
+    for (auto& head : all) out[0].push_back(as_bytes(head));
     wait_for([&] {
       c10d::AllgatherOptions options;
       options.timeout = kLongestCall;
       return group_->allgather(out, in, options);
     });
-    const auto name = [](std::int64_t of) {
-      return of == static_cast<std::int64_t>(Call::gather) ? "bytes" : "rows";
-    };
+    const auto name = [](Call of) { return of == Call::gather ? "bytes" : "rows"; };
     for (int r = 0; r < size_; ++r)
-      if (all[2 * r] != own[0]) throw different_calls(rank_, name(own[0]), r, name(all[2 * r]));
+      if (all[r].call != call) throw different_calls(rank_, name(call), r, name(all[r].call));
 
     std::vector<std::string> gathered(static_cast<std::size_t>(size_));
-    for (int r = 0; r < size_; ++r) gathered[r].resize(static_cast<std::size_t>(all[2 * r + 1]));
-    gathered[rank_] = bytes;
-    for (int r = 0; r < size_; ++r) broadcast(gathered[r].data(), all[2 * r + 1], r);
+    for (int r = 0; r < size_; ++r) {
+      const auto size = static_cast<std::size_t>(all[r].size);
+      if (size <= kInHead) {
+        gathered[r].assign(all[r].bytes, size);
+        continue;
+      }
+      gathered[r].resize(size);
+      if (r == rank_) gathered[r] = bytes;
+      broadcast(gathered[r].data(), all[r].size, r);
+    }
     return gathered;
   }
 

@@ -1,6 +1,6 @@
 #include "distributing/shared_work.h"
 
-#include <ATen/core/Tensor.h>
+#include <ATen/ATen.h>
 
 #include <algorithm>
 #include <vector>
@@ -30,6 +30,19 @@ void SharedWork::complete(const at::Tensor& rows, std::int64_t size) const {
   for (int r = 0; r <= ranks_->size(); ++r)
     bounds.push_back(std::min(rows.size(0), items_ * r / ranks_->size() * size));
   ranks_->gather_rows(rows, bounds);
+}
+
+void SharedWork::complete(const std::vector<at::Tensor>& tensors, std::int64_t size) const {
+  if (!ranks_) return;
+  std::vector<at::Tensor> columns;
+  for (const auto& tensor : tensors) columns.push_back(tensor.view({tensor.size(0), -1}).view(at::kByte));
+  const auto together = at::cat(columns, 1);
+  complete(together, size);
+  std::int64_t first = 0;
+  for (const auto& column : columns) {
+    column.copy_(together.narrow(1, first, column.size(1)));
+    first += column.size(1);
+  }
 }
 
 }  // namespace graft

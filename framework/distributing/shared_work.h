@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace at {
 class Tensor;
@@ -33,6 +34,8 @@ class SharedWork {
   /// Completes `rows`, contiguous, of which item i has filled [i * size, (i + 1) * size), the last
   /// one perhaps fewer.
   void complete(const at::Tensor& rows, std::int64_t size = 1) const;
+  /// The same of several tensors with as many rows each, in one exchange.
+  void complete(const std::vector<at::Tensor>& tensors, std::int64_t size = 1) const;
 
  private:
   Ranks* ranks_;

@@ -9,20 +9,27 @@
 
 namespace graft {
 
-double output_energy(const at::Tensor& m, const at::Tensor& h) {
+std::vector<double> output_energies(const std::vector<at::Tensor>& matrices, const at::Tensor& h) {
   constexpr std::int64_t kRows = 128;
-  const std::int64_t chunks = (m.size(0) + kRows - 1) / kRows;
-  auto sums = at::zeros({chunks}, at::kDouble);
+  std::vector<std::int64_t> begin{0};  // of each matrix's chunks
+  for (const auto& m : matrices) begin.push_back(begin.back() + (m.size(0) + kRows - 1) / kRows);
+  auto sums = at::zeros({begin.back()}, at::kDouble);
   auto* out = sums.mutable_data_ptr<double>();
-  const SharedWork work(chunks);
+  const SharedWork work(begin.back());
   for_each_chunk(pool(), work.count(), [&](std::int64_t chunk) {
     const c10::InferenceMode guard;
     const auto i = work.first() + chunk;
-    const auto rows = m.narrow(0, i * kRows, std::min(kRows, m.size(0) - i * kRows));
+    const auto of = std::upper_bound(begin.begin(), begin.end(), i) - begin.begin() - 1;
+    const auto& m = matrices[static_cast<std::size_t>(of)];
+    const auto first = (i - begin[static_cast<std::size_t>(of)]) * kRows;
+    const auto rows = m.narrow(0, first, std::min(kRows, m.size(0) - first));
     out[i] = (at::mm(rows, h) * rows).sum(at::kDouble).item<double>();
   });
   work.complete(sums);
-  return sums.sum().item<double>();
+  std::vector<double> energies;
+  for (std::size_t i = 0; i < matrices.size(); ++i)
+    energies.push_back(sums.narrow(0, begin[i], begin[i + 1] - begin[i]).sum().item<double>());
+  return energies;
 }
 
 }  // namespace graft

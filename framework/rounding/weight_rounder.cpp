@@ -306,7 +306,7 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
     }
   });
   if (no_memory) throw std::bad_alloc();
-  for (const auto& rows : {out.codes, scales, zeros}) work.complete(rows, kWidth);
+  work.complete({out.codes, scales, zeros}, kWidth);
 
   out.scales = scales.to(grid.scale_dtype);
   if (grid.levels.empty()) out.zeros = zeros;

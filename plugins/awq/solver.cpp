@@ -113,11 +113,13 @@ at::Tensor find_input_scales(const ModuleGroup& group) {
       scales.div_((scales.max() * scales.min()).sqrt());
     }
     const auto rounder = unscaled.scaled(scales);
+    std::vector<at::Tensor> deviations;
+    for (const auto& [weight, grid, share] : samples)
+      deviations.push_back(weight -
+                           dequantized(rounder.round(weight * scales, grid), group_size) / scales);
+    const auto energies = output_energies(deviations, weigher);
     double lost = 0;
-    for (const auto& [weight, grid, share] : samples) {
-      const auto rounded = dequantized(rounder.round(weight * scales, grid), group_size);
-      lost += output_energy(weight - rounded / scales, weigher) / share;
-    }
+    for (std::size_t m = 0; m < samples.size(); ++m) lost += energies[m] / samples[m].share;
     if (lost < least) {
       least = lost;
       best = i > 0 ? scales : at::Tensor();

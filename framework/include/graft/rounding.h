@@ -48,9 +48,10 @@ struct RoundingOptions {
   static GRAFT_API RoundingOptions of(Recipe recipe);
 };
 
-/// tr(M H M^T): what the outputs of `m` [N, K] float32 come to, squared, over inputs of the second
-/// moment `h` [K, K] float32. Runs on the pool; the same for any number of threads.
-GRAFT_API double output_energy(const at::Tensor& m, const at::Tensor& h);
+/// tr(M H M^T) of each matrix M [N, K] float32: what its outputs come to, squared, over inputs of the
+/// second moment `h` [K, K] float32. Runs on the pool; the same for any number of threads.
+GRAFT_API std::vector<double> output_energies(const std::vector<at::Tensor>& matrices,
+                                              const at::Tensor& h);
 
 /// Rounds weights that share one input so that the outputs change least (kernels/rounding.h).
 /// Immutable, thread-safe; its functions run on the pool and give the same bits for any number of
