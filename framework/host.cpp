@@ -14,6 +14,7 @@
 #include "calibrating/job_description.h"
 #include "calibrating/job_file.h"
 #include "calibrating/journal.h"
+#include "calibrating/mixed_bits.h"
 #include "checkpoint/temporary_folder.h"
 #include "graft/module_graph.h"
 #include "graft/ranks.h"
@@ -356,8 +357,62 @@ static void require_same_job(Ranks& ranks, const Value& job) {
 }
 
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
+  return load_or_fail(checkpoint, options, {});
+}
+
+Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
+                        double bits_per_weight) const {
+  LoadOptions options = given;
+  options.state = {};
+  options.recipe = Recipe::fast;
+  Value& settings = options.quantization_config;
+  if (settings.find("dynamic"))
+    throw Error(ErrorKind::usage, "bits cannot be chosen beside rules for modules")
+        .at("field 'dynamic'")
+        .hint("leave out the rules or the choice");
+  std::map<int, Plan> plans;
+  std::string refusal;
+  for (const int bits : {2, 3, 4, 8}) {
+    settings.set("bits", bits);
+    try {
+      Plan made = plan(checkpoint, options);
+      if (plans.empty() || plans.rbegin()->second.bytes_after() < made.bytes_after())
+        plans.emplace(bits, std::move(made));
+    } catch (const Error& error) {
+      refusal = error.what();  // a method that has no such bits
+    }
+  }
+  if (plans.size() < 2)
+    throw Error(ErrorKind::usage, "the method has no bits to choose from")
+        .expected("one that is calibrated and has several")
+        .found(quote(settings.get_string("quant_method", "none")))
+        .hint(refusal.empty() ? "give a method with calibration" : refusal);
+  double weights = 0;
+  for (const auto& entry : plans.begin()->second.entries)
+    if (entry.action == Action::quantize)
+      weights += static_cast<double>(entry.spec.in_features) *
+                 static_cast<double>(entry.spec.out_features);
+  const auto most = static_cast<std::uint64_t>(std::max(0.0, bits_per_weight * weights / 8));
+  // Known before anything is computed.
+  if (const auto& least = plans.begin()->second; !(least.bits_per_weight() <= bits_per_weight))
+    throw Error(ErrorKind::usage, "no choice of bits is as small as that")
+        .expected("at least " + std::to_string(least.bits_per_weight()) + " bits a weight")
+        .found(std::to_string(bits_per_weight))
+        .hint("larger groups take less for their scales");
+  const int usual = plans.contains(4) ? 4 : plans.rbegin()->first;
+  settings.set("bits", usual);
+  BitsChooser chooser(plans, options.context);
+  load_or_fail(checkpoint, options, [&](const ModuleGroup& group) { chooser.measure(group); });
+  Value rules = chooser.choose(most, usual);
+  if (!rules.as_object().empty()) settings.set("dynamic", std::move(rules));
+  chooser.check(plan(checkpoint, options));
+  return settings;
+}
+
+LoadedModel Host::load_or_fail(const Checkpoint& checkpoint, const LoadOptions& options,
+                               const GroupObserver& observe) const {
   try {
-    return load_together(checkpoint, options);
+    return load_together(checkpoint, options, observe);
   } catch (const RankLost&) {
     throw;
   } catch (const std::exception& error) {
@@ -366,7 +421,8 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
   }
 }
 
-LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions& options) const {
+LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions& options,
+                                const GroupObserver& observe) const {
   require_device(options.device);
   // Nothing here has a gradient: autograd's layers are left out, and the memory of their code.
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
@@ -422,7 +478,7 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
     };
     loaded.calibration = quantize_calibrated(
         ready.model, ready.plan,
-        {options.recipe, &checkpoint, journal ? &*journal : nullptr, options.ranks},
+        {options.recipe, &checkpoint, journal ? &*journal : nullptr, options.ranks, observe},
         static_cast<std::int64_t>(batches.size()), run, options.context, {});
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});

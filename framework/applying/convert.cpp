@@ -227,6 +227,13 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
   const std::set<std::string> tied(plan.tied.begin(), plan.tied.end());
   std::vector<TensorToWrite> out;
   std::set<std::string> written;
+  // Saved tensors of all modules are as much memory as the modules: each is saved once for its
+  // layout, and once more when its turn to be written comes.
+  struct Saved {
+    const nn::Block* of = nullptr;
+    Tensors tensors;
+  };
+  const auto latest = std::make_shared<Saved>();
   const auto write = [&](TensorToWrite tensor) {
     written.insert(tensor.name);
     out.push_back(std::move(tensor));
@@ -235,9 +242,21 @@ std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& ro
     if (entry.action == Action::restructure) continue;
     const nn::Block& block = block_at(root, entry.spec.path);
     if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
-      const auto saved = call_plugin(entry.plugin, entry.spec.path,
-                                     [&] { return entry.quantizer->save(block, *entry.config); });
-      for (const auto& [name, tensor] : saved) write(to_write(source_name(entry, name), tensor));
+      const auto save = [&entry, &block] {
+        return call_plugin(entry.plugin, entry.spec.path,
+                           [&] { return entry.quantizer->save(block, *entry.config); });
+      };
+      for (const auto& [name, tensor] : save()) {
+        auto later = to_write(source_name(entry, name), tensor);
+        later.data = [latest, save, &block, name = name] {
+          if (latest->of != &block) {
+            *latest = {};
+            *latest = {&block, save()};
+          }
+          return to_write({}, latest->tensors.at(name)).data();
+        };
+        write(std::move(later));
+      }
       // What the module came with belongs to it, whether its new layout has it or not.
       for (const auto& planned : entry.tensors) written.insert(planned.source);
       continue;

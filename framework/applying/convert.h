@@ -53,8 +53,8 @@ void return_freed_memory();
 
 /// The model's tensors under their checkpoint names, in plan order, tied ones once. Of a model that
 /// was quantized already, tensors that were cast while loading are written as the checkpoint has
-/// them, and so are those that nothing took. Refers to the model's memory and to the checkpoint:
-/// keep both until they are written.
+/// them, and so are those that nothing took. Refers to the model, the plan and the checkpoint:
+/// keep all until they are written.
 std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
                                             const Plan& plan, const Checkpoint& checkpoint);
 

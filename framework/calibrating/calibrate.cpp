@@ -14,14 +14,13 @@
 #include "applying/swaps.h"
 #include "calibrating/fiber.h"
 #include "calibrating/journal.h"
-#include "calibrating/second_moment.h"
+#include "calibrating/shared_statistics.h"
 #include "distributing/shared_work.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
 #include "graft/ranks.h"
 #include "graft/rounding.h"
-#include "kernels/gram.h"
 #include "plugins/call.h"
 #include "plugins/one_torch_thread.h"
 
@@ -59,12 +58,13 @@ struct Abandoned {};
 class Job {
  public:
   Job(const std::shared_ptr<nn::Block>& root, const Plan& plan, const Calibrating& how,
-      const Context& context)
+      std::int64_t batches, const Context& context)
       : root_(root),
         plan_(plan),
         how_(how),
         context_(context),
-        swaps_(root) {
+        swaps_(root),
+        statistics_(how.ranks, batches) {
     std::map<std::string, std::pair<std::size_t, std::string>> grouped;  // path -> group, producer
     if (const auto* model = dynamic_cast<const Model*>(root.get())) {
       std::size_t number = 0;
@@ -101,17 +101,16 @@ class Job {
   Job& operator=(const Job&) = delete;
 
   void install();
-  void run(std::int64_t batches, const std::function<void(std::int64_t)>& forward);
+  void run(const std::function<void(std::int64_t)>& forward);
   void finish(const Observer& observer);
   at::Tensor answer(std::size_t group, std::size_t member, const at::Tensor& x);
   std::vector<GroupReport> take_report() { return std::move(report_); }
 
  private:
-  BatchRange held_by(int rank) const;
-  std::optional<std::size_t> next_group() const;
-  InputStatistics statistics(const std::vector<at::Tensor>& inputs) const;
+  std::optional<std::size_t> next_group();
+  std::vector<at::Tensor> inputs_of(std::size_t group) const;
   void make(std::size_t index);
-  GroupReport quantize(Group& group, const std::vector<at::Tensor>& inputs);
+  GroupReport quantize(std::size_t index);
   void bring_back(Group& group, const GroupRecord& record);
   void bring_back(Group& group);
   void put_away_before(std::size_t index);
@@ -129,7 +128,7 @@ class Job {
   std::vector<Group> groups_;
   std::map<std::string, std::pair<std::size_t, std::size_t>> index_of_;  ///< path -> group, member
   const std::thread::id thread_ = std::this_thread::get_id();
-  std::int64_t batches_ = 0;
+  SharedStatistics statistics_;
   std::vector<Traveller> travellers_;  ///< of the batches that this process has
   Traveller* running_ = nullptr;
   bool abandoned_ = false;
@@ -228,65 +227,16 @@ void Job::adopt(Member& member, const std::shared_ptr<nn::Block>& made) const {
         .at(member.entry->spec.path);
 }
 
-/// The batches that a rank has.
-BatchRange Job::held_by(int rank) const {
-  const int size = how_.ranks ? how_.ranks->size() : 1;
-  return {batches_ * rank / size, batches_ * (rank + 1) / size};
+/// What the batches that wait for the group bring to it; undefined for those that do not.
+std::vector<at::Tensor> Job::inputs_of(std::size_t group) const {
+  std::vector<at::Tensor> out;
+  for (const auto& traveller : travellers_)
+    out.push_back(traveller.group == group ? traveller.input : at::Tensor());
+  return out;
 }
 
-/// Of what the batches of all ranks bring; `inputs` are this one's.
-InputStatistics Job::statistics(const std::vector<at::Tensor>& inputs) const {
-  std::int64_t rows = 0, k = 0;
-  for (const auto& x : inputs) {
-    if (!x.defined() || x.numel() == 0) continue;
-    k = x.size(-1);
-    rows += x.numel() / k;
-  }
-  if (!how_.ranks) return {second_moment(inputs), rows};
-
-  const int ranks = how_.ranks->size();
-  const auto held = held_by(how_.ranks->rank());
-  std::vector<at::Tensor> own;
-  std::vector<std::int64_t> words{rows, k};  // and for each node whether there is a sum
-  for (const auto& node : nodes_of(batches_, held)) {
-    const auto first = inputs.begin() + (node.first - held.first);
-    own.push_back(sum_of_products({first, first + (node.last - node.first)}, node));
-    words.push_back(own.back().defined());
-  }
-  const auto all = how_.ranks->gather(
-      {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(std::int64_t)});
-  std::vector<BatchRange> nodes;
-  std::vector<bool> there;
-  std::vector<std::int64_t> bounds{0};
-  rows = 0;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const auto its = nodes_of(batches_, held_by(rank));
-    std::vector<std::int64_t> said(2 + its.size());
-    const auto& bytes = all[static_cast<std::size_t>(rank)];
-    std::copy_n(bytes.data(), said.size() * sizeof(std::int64_t),
-                reinterpret_cast<char*>(said.data()));
-    rows += said[0];
-    k = std::max(k, said[1]);
-    bounds.push_back(bounds.back());
-    for (std::size_t i = 0; i < its.size(); ++i) {
-      nodes.push_back(its[i]);
-      there.push_back(said[2 + i] != 0);
-      bounds.back() += said[2 + i];
-    }
-  }
-  if (rows == 0) return {};
-  const auto exchanged = at::empty({bounds.back(), moment_tiles(k), kernels::kGramColumns, kernels::kGramColumns}, at::kFloat);
-  auto place = bounds[static_cast<std::size_t>(how_.ranks->rank())];
-  for (auto& sum : own)
-    if (sum.defined()) exchanged[place++].copy_(std::exchange(sum, {}));
-  how_.ranks->gather_rows(exchanged, bounds);
-  std::vector<at::Tensor> sums;
-  place = 0;
-  for (const bool is : there) sums.push_back(is ? exchanged[place++] : at::Tensor());
-  return {second_moment(k, batches_, nodes, std::move(sums), rows), rows};
-}
-
-GroupReport Job::quantize(Group& group, const std::vector<at::Tensor>& inputs) {
+GroupReport Job::quantize(std::size_t index) {
+  Group& group = groups_[index];
   const OneTorchThread guard;
   const ShareAmong sharers(how_.ranks);
   const auto start = std::chrono::steady_clock::now();
@@ -298,8 +248,9 @@ GroupReport Job::quantize(Group& group, const std::vector<at::Tensor>& inputs) {
     given.members.push_back({member.entry->spec, member.entry->config, dense_of(member)});
     row.modules.push_back(member.entry->spec.path);
   }
-  given.inputs = statistics(inputs);
+  given.inputs = statistics_.of(index, inputs_of(index));
   row.tokens = given.inputs.tokens;
+  if (how_.observe) how_.observe(given);
   if (row.tokens > 0 && !group.producer.empty()) {
     const auto scales =
         call_for(first, [&] { return first.quantizer->input_scales(given, context_); });
@@ -413,10 +364,7 @@ void Job::make(std::size_t index) {
     if (record->scales.defined()) divide(group, record->scales);
     row = std::move(record->row);
   } else {
-    std::vector<at::Tensor> inputs;
-    for (const auto& traveller : travellers_)
-      inputs.push_back(traveller.group == index ? traveller.input : at::Tensor());
-    row = quantize(group, inputs);
+    row = quantize(index);
     group.in_memory = true;
     if (how_.journal) how_.journal->keep({saved(group), group.scales, row});
   }
@@ -427,20 +375,16 @@ void Job::make(std::size_t index) {
 }
 
 /// The first group that a batch of any rank waits for.
-std::optional<std::size_t> Job::next_group() const {
+std::optional<std::size_t> Job::next_group() {
   std::optional<std::size_t> first;
   for (const auto& traveller : travellers_)
     if (!traveller.fiber->ended() && (!first || *traveller.group < *first)) first = traveller.group;
-  if (!how_.ranks) return first;
-  std::optional<std::size_t> of_all;
-  for (const auto& word : how_.ranks->gather(first ? std::to_string(*first) : ""))
-    if (!word.empty() && (!of_all || std::stoull(word) < *of_all)) of_all = std::stoull(word);
-  return of_all;
+  const bool to_be_done = !how_.journal || !how_.journal->reading();
+  return statistics_.meet(first, first ? inputs_of(*first) : std::vector<at::Tensor>(), to_be_done);
 }
 
-void Job::run(std::int64_t batches, const std::function<void(std::int64_t)>& forward) {
-  batches_ = batches;
-  const auto held = held_by(how_.ranks ? how_.ranks->rank() : 0);
+void Job::run(const std::function<void(std::int64_t)>& forward) {
+  const auto held = statistics_.held();
   for (std::int64_t b = held.first; b < held.last; ++b)
     travellers_.emplace_back().fiber = std::make_unique<Fiber>([&forward, b] { forward(b); });
   try {
@@ -460,7 +404,6 @@ void Job::run(std::int64_t batches, const std::function<void(std::int64_t)>& for
     throw;
   }
   travellers_.clear();
-  batches_ = 0;
 }
 
 /// Lets every batch on its way unwind its stack.
@@ -532,9 +475,9 @@ std::vector<GroupReport> quantize_calibrated(const std::shared_ptr<nn::Block>& r
                                              std::int64_t batches,
                                              const std::function<void(std::int64_t)>& run,
                                              const Context& context, const Observer& observer) {
-  Job job(root, plan, how, context);
+  Job job(root, plan, how, batches, context);
   job.install();
-  job.run(batches, run);
+  job.run(run);
   job.finish(observer);
   return job.take_report();
 }

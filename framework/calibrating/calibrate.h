@@ -27,6 +27,8 @@ struct Calibrating {
   /// equal arguments but for the journal: records of rank 0 count, and each rank has a journal or
   /// none has. Null: this one alone.
   Ranks* ranks = nullptr;
+  /// Sees each group before it is quantized; empty: nobody does.
+  std::function<void(const ModuleGroup&)> observe{};
 };
 
 /// Converts a model while calibration text runs through it. Every module of the plan that is to be

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 #include <tuple>
@@ -64,14 +65,24 @@ void require_some(const at::Tensor& ids, const CalibrationSize& size) {
         .hint("give text such as the model will read");
 }
 
-std::string text_of_lines(const std::string& lines) {
+/// The turns of a chat, {"messages": [{"role": ..., "content": ...}, ...]}.
+std::vector<ChatMessage> messages_of(const Value& row) {
+  std::vector<ChatMessage> out;
+  for (const auto& message : row.at("messages").as_array())
+    out.push_back({message.at("role").as_string(), message.at("content").as_string()});
+  return out;
+}
+
+std::string text_of_lines(const Tokenizer& tokenizer, const std::string& lines) {
   std::string out;
   std::istringstream in(lines);
   std::string line;
   for (std::size_t number = 1; std::getline(in, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     try {
-      out += parse_json(line).at("text").as_string() + "\n";
+      const Value row = parse_json(line);
+      out += !row.find("text") && row.find("messages") ? tokenizer.chat_text(messages_of(row))
+                                                       : row.at("text").as_string() + "\n";
     } catch (Error& error) {
       throw error.at("line " + std::to_string(number));
     }
@@ -120,6 +131,38 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> special_tokens_a
   return {{whole.begin(), found}, {found + static_cast<std::ptrdiff_t>(plain.size()), whole.end()}};
 }
 
+/// How many samples each file gives: its share, at least one.
+std::vector<std::int64_t> shares_of(const std::vector<CalibrationFile>& files,
+                                    std::int64_t samples) {
+  if (files.empty()) throw Error(ErrorKind::usage, "there is no calibration file");
+  const auto count = static_cast<std::int64_t>(files.size());
+  if (samples < count)
+    throw Error(ErrorKind::usage, "there are more calibration files than samples")
+        .expected("at least " + std::to_string(count) + " samples")
+        .found(std::to_string(samples))
+        .hint("give more --samples");
+  double sum = 0;
+  for (const auto& file : files) {
+    if (!(file.weight > 0) || !std::isfinite(file.weight))
+      throw Error(ErrorKind::usage, "a calibration file has no share of the samples")
+          .at("calibration file " + quote(file.path.string()))
+          .expected("a weight that is finite and more than 0")
+          .found(std::to_string(file.weight));
+    sum += file.weight;
+  }
+  // Each boundary is rounded, so that the shares add up.
+  std::vector<std::int64_t> out;
+  double before = 0;
+  std::int64_t given = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    before += files[static_cast<std::size_t>(i)].weight;
+    const auto end = std::llround(before / sum * static_cast<double>(samples));
+    out.push_back(std::clamp<std::int64_t>(end - given, 1, samples - given - (count - 1 - i)));
+    given += out.back();
+  }
+  return out;
+}
+
 constexpr std::pair<Recipe, std::string_view> kRecipes[] = {
     {Recipe::fast, "fast"}, {Recipe::standard, "default"}, {Recipe::best, "best"}};
 
@@ -163,6 +206,20 @@ class Windows {
   std::int64_t length_ = 0, samples_ = 0, step_ = 0;
 };
 
+CalibrationText read_one(const fs::path& model_folder, const fs::path& file,
+                         const CalibrationSize& size) {
+  if (file.extension() == ".safetensors") return read_ids(file, size);
+  auto text = read_file(file);
+  const auto tokenizer = Tokenizer::open(model_folder);
+  if (file.extension() == ".jsonl") text = text_of_lines(tokenizer, text);
+  require_text(text);
+  const Windows windows(tokenizer, text, size);
+  CalibrationText out;
+  out.ids = windows.used();
+  out.held_out = windows.held_out();
+  return out;
+}
+
 }  // namespace
 
 std::string_view word_of(Recipe recipe) {
@@ -186,18 +243,38 @@ at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
   return Windows(tokenizer, text, size).used();
 }
 
-CalibrationText read_calibration_file(const fs::path& model_folder, const fs::path& file,
-                                      const CalibrationSize& size) {
-  try {
-    if (file.extension() == ".safetensors") return read_ids(file, size);
-    auto text = read_file(file);
-    if (file.extension() == ".jsonl") text = text_of_lines(text);
-    require_text(text);
-    const Windows windows(Tokenizer::open(model_folder), text, size);
-    return {windows.used(), windows.held_out()};
-  } catch (Error& error) {
-    throw error.at("calibration file " + quote(file.string()));
+CalibrationText read_calibration_files(const fs::path& model_folder,
+                                       const std::vector<CalibrationFile>& files,
+                                       const CalibrationSize& size) {
+  const auto shares = shares_of(files, size.samples);
+  CalibrationText out;
+  std::vector<at::Tensor> ids, held_out;
+  std::int64_t held_length = size.length;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const auto& file = files[i].path;
+    try {
+      auto read = read_one(model_folder, file, {shares[i], size.length});
+      if (i > 0 && read.ids.size(1) != ids.front().size(1))
+        throw Error(ErrorKind::usage, "the files give samples of different lengths")
+            .expected(std::to_string(ids.front().size(1)) + " tokens, as " +
+                      quote(files.front().path.string()) + " does")
+            .found(std::to_string(read.ids.size(1)))
+            .hint("give a --seq-len that all of them have");
+      out.samples.push_back(read.ids.size(0));
+      out.left_out += read.left_out;
+      ids.push_back(std::move(read.ids));
+      if (read.held_out.size(0) == 0) continue;
+      held_length = std::min(held_length, read.held_out.size(1));
+      held_out.push_back(std::move(read.held_out));
+    } catch (Error& error) {
+      throw error.at("calibration file " + quote(file.string()));
+    }
   }
+  out.ids = at::cat(ids);
+  out.held_out = at::empty({0, 0}, at::kLong);
+  for (auto& windows : held_out) windows = windows.narrow(1, 0, held_length);
+  if (!held_out.empty()) out.held_out = at::cat(held_out);
+  return out;
 }
 
 fs::path default_calibration_file() {

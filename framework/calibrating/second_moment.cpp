@@ -126,12 +126,18 @@ at::Tensor second_moment(std::int64_t k, std::int64_t batches,
   auto* to = h.mutable_data_ptr<float>();
   const auto count = static_cast<float>(rows);
   for_each_chunk(pool(), panels, [&](std::int64_t row) {
-    for (std::int64_t i = row * kSide; i < std::min(k, (row + 1) * kSide); ++i)
-      for (std::int64_t j = 0; j < k; ++j) {
-        const auto low = std::min(i, j), high = std::max(i, j);
-        const auto tile = first_tile(low / kSide, panels) + high / kSide - low / kSide;
-        to[i * k + j] = tiles[(tile * kSide + low % kSide) * kSide + high % kSide] / count;
-      }
+    const auto height = std::min(kSide, k - row * kSide);
+    for (auto column = row; column < panels; ++column) {
+      const auto width = std::min(kSide, k - column * kSide);
+      const auto* tile = tiles + (first_tile(row, panels) + column - row) * kSide * kSide;
+      auto* block = to + row * kSide * k + column * kSide;
+      auto* mirrored = to + column * kSide * k + row * kSide;
+      for (std::int64_t i = 0; i < height; ++i)
+        for (std::int64_t j = 0; j < width; ++j) block[i * k + j] = tile[i * kSide + j] / count;
+      for (std::int64_t j = 0; j < width; ++j)
+        for (std::int64_t i = 0; i < std::min(height, column == row ? j : kSide); ++i)
+          mirrored[j * k + i] = tile[i * kSide + j] / count;
+    }
   });
   return h;
 }

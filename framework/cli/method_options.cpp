@@ -16,6 +16,7 @@ Value value_of(const OptionSpec& option, const std::vector<std::string>& words) 
         .expected(expected)
         .found(quote(word));
   };
+  if (option.name == "bits" && word == "auto") return word;  // `quantize` makes something of it
   if (!option.choices.empty() &&
       std::find(option.choices.begin(), option.choices.end(), word) == option.choices.end()) {
     std::string choices;

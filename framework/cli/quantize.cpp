@@ -19,6 +19,16 @@ void run(Program& program, Arguments& given) {
   if (job.settings.is_null())
     throw Error(ErrorKind::usage, "--method is missing")
         .hint("`graft quantize --help` lists the methods");
+  if (const Value* bits = job.settings.find("bits"); bits && bits->is_string()) {
+    if (!job.bits_per_weight)
+      throw Error(ErrorKind::usage, "--bits auto needs --target-bpw")
+          .hint("say how many bits a weight may take, as --target-bpw 4");
+    job.settings.erase("bits");
+  } else if (bits && job.bits_per_weight) {
+    throw Error(ErrorKind::usage, "--bits and --target-bpw contradict each other")
+        .expected("--bits auto, or none")
+        .found(std::to_string(bits->as_int()));
+  }
   job.model = std::filesystem::absolute(find_model(given.model));
   given.calibration.put_into(job);
   if (!given.eval.empty()) job.eval = std::filesystem::absolute(given.eval);
@@ -44,6 +54,10 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--eval", given->eval,
                    "Text to compare the quantized model with the dense one on: KL divergence, "
                    "perplexity, error of each layer");
+  verb->add_option("--target-bpw", given->job.bits_per_weight,
+                   "Choose the bits of each group of modules by what they lose, so that together they "
+                   "take at most this many a weight, scales included; as --bits auto")
+      ->check(at_least_zero());
   verb->add_option("--max-kl", given->job.max_kl,
                    "Make nothing when the mean KL divergence is above this many nats a token; "
                    "without --eval measured on calibration text that calibration did not use")

@@ -2,7 +2,9 @@
 
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 
 #include "cli/program.h"
@@ -106,6 +108,22 @@ void print(const Program& program, const LoadedModel& loaded, const std::string&
   if (measured) std::cout << in_words(*measured) << "\n";
 }
 
+/// "FILE" or "FILE=WEIGHT"; a file that there is wins, whatever its name holds.
+CalibrationFile calibration_file(const std::string& word) {
+  std::error_code ignored;
+  const auto sign = word.rfind('=');
+  if (sign == std::string::npos || fs::exists(word, ignored)) return {fs::absolute(word), 1};
+  const std::string number = word.substr(sign + 1);
+  char* end = nullptr;
+  const double weight = std::strtod(number.c_str(), &end);
+  if (number.empty() || *end || !(weight > 0) || !std::isfinite(weight))
+    throw Error(ErrorKind::usage, "the weight of a calibration file cannot be used")
+        .at("--calibration " + quote(word))
+        .expected("a number above 0 behind the last '='")
+        .found(quote(number));
+  return {fs::absolute(word.substr(0, sign)), weight};
+}
+
 /// What stays of it is told to whoever starts the job again.
 void try_to_discard(const fs::path& state) {
   try {
@@ -117,9 +135,11 @@ void try_to_discard(const fs::path& state) {
 }  // namespace
 
 void CalibrationArguments::add_to(CLI::App& verb) {
-  verb.add_option("--calibration", file,
-                  "Text to quantize by: plain, .jsonl with \"text\", or .safetensors with "
-                  "input_ids; default where a method needs one: graft's own");
+  verb.add_option("--calibration", files,
+                  "Text to quantize by: plain, .jsonl with \"text\" or \"messages\", or "
+                  ".safetensors with input_ids; several share the samples, FILE=2 has twice the "
+                  "share of another; default where a method needs one: graft's own")
+      ->allow_extra_args(false);
   verb.add_option("--samples", size.samples, "Of calibration text, at most")
       ->capture_default_str()
       ->check(at_least_one());
@@ -132,7 +152,7 @@ void CalibrationArguments::add_to(CLI::App& verb) {
 }
 
 void CalibrationArguments::put_into(QuantizeJob& job) const {
-  if (!file.empty()) job.calibration = fs::absolute(file);
+  for (const auto& file : files) job.calibration.push_back(calibration_file(file));
   job.size = size;
   job.recipe = parse_recipe(recipe);
 }
@@ -147,11 +167,19 @@ Value to_value(const QuantizeJob& job, const Program& program) {
   out.set("shard_bytes", static_cast<std::int64_t>(job.shard_bytes));
   out.set("overwrite", job.overwrite);
   out.set("ignore_quantization_config", job.ignore_config);
-  out.set("calibration", word_of(job.calibration));
+  Value::Array files;
+  for (const auto& file : job.calibration) {
+    Value row;
+    row.set("path", word_of(file.path));
+    row.set("weight", file.weight);
+    files.push_back(std::move(row));
+  }
+  out.set("calibration", std::move(files));
   out.set("samples", job.size.samples);
   out.set("seq_len", job.size.length);
   out.set("recipe", std::string(word_of(job.recipe)));
   out.set("eval", word_of(job.eval));
+  out.set("target_bpw", job.bits_per_weight ? Value(*job.bits_per_weight) : Value());
   out.set("max_kl", job.max_kl ? Value(*job.max_kl) : Value());
   out.set("max_fallback", job.max_fallback ? Value(*job.max_fallback) : Value());
   out.set("globals", to_value(program.globals));
@@ -169,10 +197,12 @@ QuantizeJob job_from(const Value& call, Program& program) {
   job.shard_bytes = static_cast<std::uint64_t>(call.at("shard_bytes").as_int());
   job.overwrite = call.at("overwrite").as_bool();
   job.ignore_config = call.at("ignore_quantization_config").as_bool();
-  job.calibration = path_of(call.at("calibration"));
+  for (const auto& file : call.at("calibration").as_array())
+    job.calibration.push_back({path_of(file.at("path")), file.at("weight").as_double()});
   job.size = {call.at("samples").as_int(), call.at("seq_len").as_int()};
   job.recipe = parse_recipe(call.at("recipe").as_string());
   job.eval = path_of(call.at("eval"));
+  if (const Value* most = call.find("target_bpw")) job.bits_per_weight = most->as_double();
   if (const Value* most = call.find("max_kl")) job.max_kl = most->as_double();
   if (const Value* most = call.find("max_fallback")) job.max_fallback = most->as_int();
   take(call.at("globals"), program.globals);
@@ -204,9 +234,15 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
     throw Error(ErrorKind::usage, "the model is quantized already")
         .at(quote((job.model / "config.json").string()))
         .hint("quantize the dense model it was made from");
-  if (ranks && ranks->rank() > 0) {
-    const JobTexts texts = read_texts(program, checkpoint, options, job);
+  const auto take_calibration = [&](const JobTexts& texts) {
     if (texts.calibration) options.calibration = texts.calibration->ids;
+    if (!job.bits_per_weight) return;
+    program.context().say(LogLevel::info, "calibrate", "first to choose bits, then to quantize");
+    options.quantization_config =
+        program.host().choose_bits(checkpoint, options, *job.bits_per_weight);
+  };
+  if (ranks && ranks->rank() > 0) {
+    take_calibration(read_texts(program, checkpoint, options, job));
     program.host().load(checkpoint, options);
     return;
   }
@@ -222,7 +258,7 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
   }
   try {
     const JobTexts texts = read_texts(program, checkpoint, options, job);
-    if (texts.calibration) options.calibration = texts.calibration->ids;
+    take_calibration(texts);
     const auto loaded = program.host().load(checkpoint, options);
     const auto measured = measure(program, loaded, options, texts);
     check_gates(job, loaded, texts, measured);

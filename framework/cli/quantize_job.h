@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "graft/calibration.h"
 #include "graft/checkpoint.h"
@@ -23,21 +24,23 @@ struct QuantizeJob {
   std::string dtype;
   std::uint64_t shard_bytes = WriteOptions{}.shard_bytes;
   bool overwrite = false, ignore_config = false;
-  std::filesystem::path calibration;  ///< absolute; empty: none, or graft's own text
+  std::vector<CalibrationFile> calibration;  ///< absolute; empty: none, or graft's own text
   CalibrationSize size;
   Recipe recipe = Recipe::standard;
   std::filesystem::path eval;  ///< absolute; text to compare with the dense model on; empty: none
+  std::optional<double> bits_per_weight;     ///< bits are chosen for each group of modules
   std::optional<double> max_kl;              ///< gate: KL divergence, nats a token
   std::optional<std::int64_t> max_fallback;  ///< gate: modules without usable statistics
 };
 
 /// The options that say what to calibrate with and how.
 struct CalibrationArguments {
-  std::string file, recipe = "default";
+  std::vector<std::string> files;
+  std::string recipe = "default";
   CalibrationSize size;
 
   void add_to(CLI::App& verb);
-  /// Throws Error(usage) for a recipe that there is not.
+  /// Throws Error(usage) for a recipe that there is not, and for a weight that is none.
   void put_into(QuantizeJob& job) const;
 };
 

@@ -48,19 +48,26 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
                        evaluation_windows(Tokenizer::open(checkpoint.folder())
                                               .encode(read_text_file(job.eval)),
                                           kContext)};
-  fs::path file = job.calibration;
-  if (file.empty() &&
+  auto files = job.calibration;
+  if (files.empty() &&
       use_of_calibration(program.host().plan(checkpoint, options)) == CalibrationUse::required) {
-    file = default_calibration_file();
+    files.push_back({default_calibration_file(), 1});
     program.context().say(LogLevel::info, "calibrate",
                           "with the text that comes with graft; --calibration FILE takes another");
   }
-  if (!file.empty()) {
-    const auto text = read_calibration_file(checkpoint.folder(), file, job.size);
-    program.context().say(LogLevel::info, "calibrate",
-                          std::to_string(text.ids.size(0)) + " samples of " +
-                              std::to_string(text.ids.size(1)) + " tokens from " + file.string());
-    const std::string name = file.filename().string();
+  if (!files.empty()) {
+    const auto text = read_calibration_files(checkpoint.folder(), files, job.size);
+    std::string name;
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      const std::string samples =
+          std::to_string(text.samples[i]) + (text.samples[i] == 1 ? " sample" : " samples");
+      program.context().say(LogLevel::info, "calibrate",
+                            samples + " of " + std::to_string(text.ids.size(1)) +
+                                " tokens from " + files[i].path.string());
+      if (i > 0) name += ", ";
+      name += files[i].path.filename().string();
+      if (files.size() > 1) name += " (" + samples + ")";
+    }
     out.calibration = {name, text.ids, text.left_out};
     if (measures && !out.measured_on && text.held_out.size(0) > 0 && text.held_out.size(1) > 1)
       out.measured_on = {name, text.held_out};
@@ -68,7 +75,7 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
   if (measures && !out.measured_on)
     throw Error(ErrorKind::usage, "there is no text to measure --max-kl on")
         .expected("text that calibration does not use")
-        .found(file.empty() ? "no calibration text" : "calibration text of which nothing is left")
+        .found(files.empty() ? "no calibration text" : "calibration text of which nothing is left")
         .hint("give --eval FILE");
   if (out.measured_on) require_comparable(checkpoint, out.measured_on->ids);
   return out;
@@ -141,6 +148,7 @@ void write_report(FolderWriter& writer, const LoadedModel& loaded, const Quantiz
     call.set("seq_len", job.size.length);
     call.set("recipe", std::string(word_of(job.recipe)));
   }
+  if (job.bits_per_weight) call.set("target_bpw", *job.bits_per_weight);
   if (job.max_kl) call.set("max_kl", *job.max_kl);
   if (job.max_fallback) call.set("max_fallback", *job.max_fallback);
   const std::string base = base_model_name(loaded.checkpoint);

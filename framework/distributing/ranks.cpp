@@ -96,6 +96,8 @@ struct Head {
   char bytes[2032];   ///< that, where it fits
 };
 constexpr std::size_t kInHead = sizeof(Head::bytes);
+/// Parts up to here go in one message, through a copy of them all.
+constexpr std::size_t kCopied = 16 << 20;
 
 Error different_calls(int rank, const std::string& own, int other, const std::string& others) {
   Error error(ErrorKind::usage, "the processes do not do the same job");
@@ -162,8 +164,11 @@ class GlooRanks final : public Ranks {
       return std::string_view(data + bounds[rank] * row_bytes,
                               static_cast<std::size_t>((bounds[rank + 1] - bounds[rank]) * row_bytes));
     };
-    std::size_t largest = 0;
-    for (int r = 0; r < size_; ++r) largest = std::max(largest, part(r).size());
+    std::size_t largest = 0, least = rows.nbytes();
+    for (int r = 0; r < size_; ++r) {
+      largest = std::max(largest, part(r).size());
+      least = std::min(least, part(r).size());
+    }
     const bool at_once = shape.size() + 1 + largest <= kInHead;
     std::string own = shape + '\n';
     if (at_once) own += part(rank_);
@@ -171,6 +176,13 @@ class GlooRanks final : public Ranks {
     for (int r = 0; r < size_; ++r)
       if (const auto its = told[r].substr(0, told[r].find('\n')); its != shape)
         throw different_calls(rank_, shape, r, its);
+    if (!at_once && least == largest && largest <= kCopied) {
+      std::vector<at::Tensor> parts;
+      for (int r = 0; r < size_; ++r)
+        parts.push_back(at::from_blob(data + bounds[r] * row_bytes,
+                                      {static_cast<std::int64_t>(largest)}, at::kByte));
+      return allgather(parts, parts[rank_]);
+    }
     for (int r = 0; r < size_; ++r) {
       auto* const to = data + bounds[r] * row_bytes;
       if (!at_once)
@@ -209,14 +221,9 @@ class GlooRanks final : public Ranks {
     if (bytes.size() <= kInHead) bytes.copy(own.bytes, bytes.size());
     std::vector<Head> all(static_cast<std::size_t>(size_));
     const auto as_bytes = [](Head& head) { return at::from_blob(&head, {sizeof(Head)}, at::kByte); };
-    std::vector<at::Tensor> in{as_bytes(own)};
-    std::vector<std::vector<at::Tensor>> out(1);
-    for (auto& head : all) out[0].push_back(as_bytes(head));
-    wait_for([&] {
-      c10d::AllgatherOptions options;
-      options.timeout = kLongestCall;
-      return group_->allgather(out, in, options);
-    });
+    std::vector<at::Tensor> heads;
+    for (auto& head : all) heads.push_back(as_bytes(head));
+    allgather(heads, as_bytes(own));
     const auto name = [](Call of) { return of == Call::gather ? "bytes" : "rows"; };
     for (int r = 0; r < size_; ++r)
       if (all[r].call != call) throw different_calls(rank_, name(call), r, name(all[r].call));
@@ -233,6 +240,17 @@ class GlooRanks final : public Ranks {
       broadcast(gathered[r].data(), all[r].size, r);
     }
     return gathered;
+  }
+
+  /// Gloo copies what comes, so that large tensors go another way.
+  void allgather(const std::vector<at::Tensor>& of_all, const at::Tensor& own) {
+    std::vector<at::Tensor> in{own};
+    std::vector<std::vector<at::Tensor>> out{of_all};
+    wait_for([&] {
+      c10d::AllgatherOptions options;
+      options.timeout = kLongestCall;
+      return group_->allgather(out, in, options);
+    });
   }
 
   /// One after the other: in a second one under way at the same time, two ranks could wait for each

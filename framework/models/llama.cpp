@@ -6,6 +6,7 @@
 #include "models/causal_lm.h"
 #include "models/config_fields.h"
 #include "models/decoder_graph.h"
+#include "models/gated_mlp.h"
 #include "models/model_table.h"
 #include "models/rope.h"
 
@@ -82,28 +83,13 @@ struct LlamaAttention : Block {
   Slot<Unary> q_proj, k_proj, v_proj, o_proj;
 };
 
-struct LlamaMLP : Block {
-  LlamaMLP(const LlamaConfig& c, const at::TensorOptions& o)
-      : Block("LlamaMLP"),
-        activation_(c.activation),
-        gate_proj(*this, "gate_proj", linear(c.hidden_size, c.intermediate_size, c.mlp_bias, o)),
-        up_proj(*this, "up_proj", linear(c.hidden_size, c.intermediate_size, c.mlp_bias, o)),
-        down_proj(*this, "down_proj", linear(c.intermediate_size, c.hidden_size, c.mlp_bias, o)) {}
-
-  at::Tensor forward(const at::Tensor& x) {
-    const auto product = activation_(gate_proj->forward(x)) * up_proj->forward(x);
-    return down_proj->forward(product);
-  }
-
-  Activation activation_;
-  Slot<Unary> gate_proj, up_proj, down_proj;
-};
-
 struct LlamaDecoderLayer : Block {
   LlamaDecoderLayer(const LlamaConfig& c, std::size_t layer, const at::TensorOptions& o)
       : Block("LlamaDecoderLayer"),
         self_attn(*this, "self_attn", std::make_shared<LlamaAttention>(c, layer, o)),
-        mlp(*this, "mlp", std::make_shared<LlamaMLP>(c, o)),
+        mlp(*this, "mlp",
+            std::make_shared<GatedMlp>("LlamaMLP", c.hidden_size, c.intermediate_size,
+                                       c.activation, o, c.mlp_bias)),
         input_layernorm(*this, "input_layernorm", norm(c, o)),
         post_attention_layernorm(*this, "post_attention_layernorm", norm(c, o)) {}
 
@@ -113,7 +99,7 @@ struct LlamaDecoderLayer : Block {
   }
 
   Slot<LlamaAttention> self_attn;
-  Slot<LlamaMLP> mlp;
+  Slot<GatedMlp> mlp;
   Slot<Unary> input_layernorm, post_attention_layernorm;
 };
 

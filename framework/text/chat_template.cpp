@@ -131,8 +131,8 @@ ChatTemplate::ChatTemplate(std::string_view jinja) {
         .hint("write the whole prompt yourself with --prompt and leave out --chat");
 }
 
-std::string ChatTemplate::render(std::span<const ChatMessage> messages) const {
-  if (messages.empty()) throw Error(ErrorKind::usage, "a chat prompt needs at least one message");
+std::string ChatTemplate::render(std::span<const ChatMessage> messages, bool asks) const {
+  if (messages.empty()) throw Error(ErrorKind::usage, "a chat needs at least one message");
   std::string out;
   if (messages[0].role != "system") out += default_system_;
   for (const auto& [role, content] : messages) {
@@ -142,7 +142,7 @@ std::string ChatTemplate::render(std::span<const ChatMessage> messages) const {
     const std::string body = trims_ ? trimmed(content) : content;
     out.append(kStart).append(role).append("\n").append(body).append(kEnd);
   }
-  return out.append(kAnswer);
+  return asks ? out.append(kAnswer) : out;
 }
 
 }  // namespace graft

@@ -15,9 +15,9 @@ class ChatTemplate {
   /// Throws Error(model) for any other template.
   explicit ChatTemplate(std::string_view jinja);
 
-  /// The turns, the template's own system turn before them when they have none, and the opening of
-  /// the assistant's turn. Throws Error(usage) for no turns and unknown roles.
-  std::string render(std::span<const ChatMessage> messages) const;
+  /// The turns, the template's own system turn before them when they have none, and if `asks` the
+  /// opening of the assistant's turn. Throws Error(usage) for no turns and unknown roles.
+  std::string render(std::span<const ChatMessage> messages, bool asks) const;
 
  private:
   std::string default_system_;  ///< the whole turn, or empty

@@ -142,12 +142,21 @@ std::optional<std::int64_t> Tokenizer::eos_id() const {
 }
 
 std::string Tokenizer::chat_prompt(std::span<const ChatMessage> messages) const {
+  return in_chat_format(messages, /*asks=*/true);
+}
+
+std::string Tokenizer::chat_text(std::span<const ChatMessage> messages) const {
+  return in_chat_format(messages, /*asks=*/false);
+}
+
+std::string Tokenizer::in_chat_format(std::span<const ChatMessage> messages, bool asks) const {
   if (state_->chat_template.empty())
     throw Error(ErrorKind::model, "this model has no chat template")
         .at(path_text(state_->folder))
-        .hint("write the whole prompt yourself with --prompt and leave out --chat");
+        .hint(asks ? "write the whole prompt yourself with --prompt and leave out --chat"
+                   : "give the whole text, in a field \"text\" in place of \"messages\"");
   try {
-    return ChatTemplate(state_->chat_template).render(messages);
+    return ChatTemplate(state_->chat_template).render(messages, asks);
   } catch (Error& error) {
     if (error.kind() == ErrorKind::model) error.at(path_text(state_->chat_template_file));
     throw;

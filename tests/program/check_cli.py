@@ -125,7 +125,29 @@ with tempfile.TemporaryDirectory() as name:
             "I64", [1, len(wrong)], struct.pack(f"<{len(wrong)}q", *wrong))})
         run("quantize", dense, here, *gptq, "--calibration", text / "ids.safetensors", code=1,
             says=says)
+    run("quantize", dense, here, *gptq, "--calibration", ids, "--bits", "auto", code=1,
+        says="--bits auto needs --target-bpw")
+    run("quantize", dense, here, *gptq, "--calibration", ids, "--bits", "3", "--target-bpw", "5",
+        code=1, says="--bits and --target-bpw contradict each other: expected --bits auto, or none, "
+        "found 3")
+    run("quantize", dense, here, *gptq, "--calibration", ids, "--target-bpw", "1", code=1,
+        says="no choice of bits is as small as that")
+    made = as_json("quantize", dense, here, *gptq, "--calibration", ids, "--bits", "auto",
+                   "--target-bpw", "5")
+    assert 4 < made["bits_per_weight"] <= 5, made["bits_per_weight"]
+    assert json.loads((here / "config.json").read_text())["quantization_config"]["dynamic"]
+    assert json.loads((here / "graft-report.json").read_text())["call"]["target_bpw"] == 5
+    shutil.rmtree(here)
+    for weight in ("0", "-1", "much", ""):
+        run("quantize", dense, here, *gptq, "--calibration", f"{ids}={weight}", code=1,
+            says=("the weight of a calibration file cannot be used: expected a number above 0 "
+                  f"behind the last '=', found '{weight}'"))
     assert not here.exists()
+    made = as_json("quantize", dense, here, *gptq, "--calibration", f"{ids}=2", "--calibration",
+                   ids, "--samples", "3")
+    report = json.loads((here / "graft-report.json").read_text())["calibration"]
+    assert report["file"].startswith("reference.safetensors ("), report
+    shutil.rmtree(here)
     made = as_json("quantize", dense, here, *gptq, "--calibration", ids, "--samples", "1")
     groups = made["calibration"]["groups"]
     assert sum(len(g["modules"]) for g in groups) == made["quantized"] == 14

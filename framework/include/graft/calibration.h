@@ -50,20 +50,29 @@ struct CalibrationSize {
 GRAFT_API at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                                      const CalibrationSize& size);
 
-/// What a file gives to calibrate with, and what of it is left.
-struct CalibrationText {
-  at::Tensor ids;             ///< [B, T] int64
-  at::Tensor held_out;        ///< [b, T'] int64 of the same text, none of it in `ids`; b may be 0
-  std::int64_t left_out = 0;  ///< samples of one token over and over, as padding is, that ids lacks
+/// A file to calibrate with, and its share of the samples when there are several.
+struct CalibrationFile {
+  std::filesystem::path path;
+  double weight = 1;  ///< more than 0
 };
 
-/// The same from a file: plain text, JSON lines with a field "text" (.jsonl), both by the tokenizer
-/// of `model_folder`, or a safetensors file with `input_ids` [B, T] int64, of which the first
-/// `size.samples` rows are taken as they are, and the next ones held out. Throws an Error naming
-/// the file.
-GRAFT_API CalibrationText read_calibration_file(const std::filesystem::path& model_folder,
-                                                const std::filesystem::path& file,
-                                                const CalibrationSize& size);
+/// What files give to calibrate with, and what of them is left.
+struct CalibrationText {
+  at::Tensor ids;             ///< [B, T] int64, those of one file after those of the one before
+  at::Tensor held_out;        ///< [b, T'] int64 of the same text, none of it in `ids`; b may be 0
+  std::int64_t left_out = 0;  ///< samples of one token over and over, as padding is, that ids lacks
+  std::vector<std::int64_t> samples;  ///< in `ids`, of each file
+};
+
+/// The same from files: plain text; JSON lines (.jsonl), each with a field "text", or "messages",
+/// turns with "role" and "content" that the model's chat template makes a text of; or a safetensors
+/// file with `input_ids` [B, T] int64, of which the first rows are taken as they are, and the next
+/// ones held out. Text is read by the tokenizer of `model_folder`. Files share `size.samples` by
+/// their weights, at least one each. Throws an Error naming the file; also when it gives samples of
+/// another length than the ones before it.
+GRAFT_API CalibrationText read_calibration_files(const std::filesystem::path& model_folder,
+                                                 const std::vector<CalibrationFile>& files,
+                                                 const CalibrationSize& size);
 
 /// The text that comes with graft, English of the public domain; beside libgraft. Throws
 /// Error(resource) when it is not there.

@@ -107,6 +107,14 @@ class GRAFT_API Host {
   /// The plan after the small tensors were read (scales, zero points): with what they say, and with
   /// what load() would refuse as its `refusal`.
   Plan inspect(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
+  /// The settings with bits of its own for each group of modules that shares an input, which together
+  /// take `bits_per_weight` at most, scales and zero points included: where fewer bits lose least by
+  /// options.calibration. They are rules of "dynamic", which the method must
+  /// know and readers other than GPTQModel and vLLM pass by. Takes as long as a calibration with the
+  /// fast recipe. Throws Error(usage) for a method without other bits, or rules in the settings given,
+  /// and when there are no bits that few.
+  Value choose_bits(const Checkpoint& checkpoint, const LoadOptions& options,
+                    double bits_per_weight) const;
   /// Runs all steps: skeleton on meta, plan, check, convert, load, verify.
   LoadedModel load(const std::filesystem::path& folder, const LoadOptions& options = {}) const;
   LoadedModel load(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
@@ -131,7 +139,11 @@ class GRAFT_API Host {
 
  private:
   friend class ModelQuantizer;
-  LoadedModel load_together(const Checkpoint& checkpoint, const LoadOptions& options) const;
+  using GroupObserver = std::function<void(const ModuleGroup&)>;
+  LoadedModel load_or_fail(const Checkpoint& checkpoint, const LoadOptions& options,
+                           const GroupObserver& observe) const;
+  LoadedModel load_together(const Checkpoint& checkpoint, const LoadOptions& options,
+                            const GroupObserver& observe) const;
   struct State;
   std::unique_ptr<State> state_;
 };

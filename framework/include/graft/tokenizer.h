@@ -51,9 +51,12 @@ class GRAFT_API Tokenizer {
   /// the turn, as with Transformers. Throws Error(model) when the folder has no chat template or
   /// one of another shape, Error(usage) for no messages or an unknown role.
   std::string chat_prompt(std::span<const ChatMessage> messages) const;
+  /// The same of a conversation that is over: all its turns and nothing behind them.
+  std::string chat_text(std::span<const ChatMessage> messages) const;
 
  private:
   Tokenizer() = default;
+  std::string in_chat_format(std::span<const ChatMessage> messages, bool asks) const;
 
   struct State;
   std::shared_ptr<const State> state_;

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -351,6 +352,102 @@ TEST_CASE("windows of calibration text have the tokenizer's special tokens aroun
   const auto plain = calibration_ids(Tokenizer::open(kGolden / "tokenizer/gpt2"), text, {1, 512});
   CHECK(plain.size(1) ==
         static_cast<std::int64_t>(Tokenizer::open(kGolden / "tokenizer/gpt2").encode(text).size()));
+}
+
+TEST_CASE("several calibration files share the samples by their weights, and chats are texts") {
+  const TemporaryFolder folder;
+  fs::copy(kGolden / "tokenizer/smollm/tokenizer.json", folder.path());
+  const auto write = [&](const char* name, const std::string& content) {
+    std::ofstream(folder.path() / name, std::ios::binary) << content;
+    return folder.path() / name;
+  };
+  std::string words, chats;
+  for (int i = 0; i < 60; ++i) words += "All that is gold does not glitter. ";
+  for (int i = 0; i < 20; ++i)
+    chats += R"({"messages": [{"role": "user", "content": "Who are you?"}, )"
+             R"({"role": "assistant", "content": "Nobody."}]})"
+             "\n";
+  const auto text = write("a.txt", words), chat = write("b.jsonl", chats);
+  const auto read = [&](const std::vector<CalibrationFile>& files, const CalibrationSize& size) {
+    return read_calibration_files(folder.path(), files, size);
+  };
+  const auto message = message_of([&] { read({{chat, 1}}, {4, 16}); });
+  CHECK(contains(message, "b.jsonl': line 1: "));
+  CHECK(contains(message, "this model has no chat template; give the whole text, in a field"));
+  write("chat_template.jinja",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+        "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|im_start|>assistant\n' }}{% endif %}");
+  const auto both = read({{text, 3}, {chat, 1}}, {8, 16});
+  CHECK((both.samples == std::vector<std::int64_t>{6, 2}));
+  REQUIRE(both.ids.sizes() == at::IntArrayRef{8, 16});
+  CHECK(both.ids.narrow(0, 0, 6).equal(read({{text, 1}}, {6, 16}).ids));
+  CHECK(both.ids.narrow(0, 6, 2).equal(read({{chat, 1}}, {2, 16}).ids));
+  const auto tokenizer = Tokenizer::open(folder.path());
+  const auto turns = tokenizer.decode(
+      {both.ids[6].const_data_ptr<std::int64_t>(), 16});
+  CAPTURE(turns);
+  CHECK(turns.starts_with("<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"));
+  CHECK(both.held_out.size(0) == 8);
+  // However light, a file gives a sample.
+  CHECK((read({{text, 1000}, {chat, 0.001}}, {8, 16}).samples == std::vector<std::int64_t>{7, 1}));
+  CHECK((read({{chat, 1}, {chat, 1}, {text, 1}}, {8, 16}).samples ==
+         std::vector<std::int64_t>{3, 2, 3}));
+  CHECK(contains(message_of([&] { read({{text, 1}, {chat, 1}}, {1, 16}); }),
+                 "more calibration files than samples: expected at least 2 samples, found 1"));
+  CHECK(contains(message_of([&] { read({{text, 1}, {chat, 0}}, {8, 16}); }),
+                 "b.jsonl': a calibration file has no share of the samples"));
+  const auto brief = write("c.txt", "one two three four five six seven eight nine ten");
+  CHECK(contains(message_of([&] { read({{text, 1}, {brief, 1}}, {8, 64}); }),
+                 "c.txt': the files give samples of different lengths: expected 64 tokens, as "));
+  write("d.jsonl", R"({"messages": [{"role": "tool", "content": "x"}]})");
+  CHECK(contains(message_of([&] { read({{folder.path() / "d.jsonl", 1}}, {8, 16}); }),
+                 "d.jsonl': line 1: unknown role 'tool'"));
+}
+
+TEST_CASE("bits are chosen for each group within what a weight may take, and written as rules") {
+  LoadOptions options;
+  options.dtype = at::kFloat;
+  options.quantization_config =
+      parse_json(R"({"quant_method": "gptq", "group_size": 32, "desc_act": true})");
+  options.calibration = random_ids(kLlama, 4, 48);
+  const auto checkpoint = Checkpoint::open(kLlama);
+  const auto settings = host().host->choose_bits(checkpoint, options, 5);
+  REQUIRE(settings.find("dynamic"));
+  CHECK(settings.at("bits").as_int() == 4);
+  auto chosen = options;
+  chosen.quantization_config = settings;
+  const auto loaded = host().host->load(checkpoint, chosen);
+  CHECK(loaded.plan.bits_per_weight() <= 5);
+  CHECK(loaded.plan.bits_per_weight() > 4.5);
+  std::map<std::string, std::string> made;
+  std::set<std::string> all;
+  for (const auto& entry : loaded.plan.entries)
+    if (entry.action == Action::quantize) all.insert(made[entry.spec.path] = entry.settings);
+  CHECK(all.size() > 1);
+  for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+    // Runtimes that fuse them read them as one.
+    CHECK(made[layer + "self_attn.q_proj"] == made[layer + "self_attn.k_proj"]);
+    CHECK(made[layer + "self_attn.q_proj"] == made[layer + "self_attn.v_proj"]);
+    CHECK(made[layer + "mlp.gate_proj"] == made[layer + "mlp.up_proj"]);
+  }
+  const auto ids = random_ids(kLlama, 1, 8);
+  const TemporaryFolder out;
+  host().host->save(loaded, out.path() / "m");
+  LoadOptions again;
+  again.dtype = at::kFloat;
+  CHECK(logits(host().host->load(out.path() / "m", again), ids).equal(logits(loaded, ids)));
+
+  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 2); }),
+                 "no choice of bits is as small as that: expected at least "));
+  options.quantization_config = settings;
+  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
+                 "field 'dynamic': bits cannot be chosen beside rules for modules"));
+  for (const std::size_t method : {4U, 5U}) {
+    options.quantization_config = parse_json(kSettings[method]);
+    CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
+                   "the method has no bits to choose from"));
+  }
 }
 
 TEST_CASE("calibration text that cannot be used is refused") {

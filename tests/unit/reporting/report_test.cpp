@@ -220,7 +220,7 @@ TEST_CASE("a sample of padding is not used, and the report counts it") {
   auto rows = random_ids(4, 16);
   rows[1].fill_(5);
   write_tensor_file(folder.path() / "ids.safetensors", {ids_to_write(rows)});
-  const auto text = read_calibration_file(kLlama, folder.path() / "ids.safetensors", {3, 512});
+  const auto text = read_calibration_files(kLlama, {CalibrationFile{folder.path() / "ids.safetensors"}}, {3, 512});
   CHECK(text.left_out == 1);
   CHECK(text.ids.equal(at::stack({rows[0], rows[2]})));
   CHECK(text.held_out.equal(rows.narrow(0, 3, 1)));
@@ -235,7 +235,7 @@ TEST_CASE("a sample of padding is not used, and the report counts it") {
   both[0].fill_(6);
   write_tensor_file(folder.path() / "all.safetensors", {ids_to_write(both)});
   CHECK(contains(message_of([&] {
-                   read_calibration_file(kLlama, folder.path() / "all.safetensors", {3, 512});
+                   read_calibration_files(kLlama, {CalibrationFile{folder.path() / "all.safetensors"}}, {3, 512});
                  }),
                  "each sample is one token over and over"));
 }

@@ -14,7 +14,7 @@ using graft::Error;
 namespace {
 
 std::string render(std::string_view jinja, std::vector<ChatMessage> messages) {
-  return ChatTemplate(jinja).render(messages);
+  return ChatTemplate(jinja).render(messages, true);
 }
 
 /// Of SmolLM2-135M-Instruct.
@@ -140,4 +140,7 @@ TEST_CASE("the chat template comes from tokenizer_config.json or chat_template.j
   CHECK(folder.open().chat_prompt(messages).find("SmolLM") != std::string::npos);
   folder.write("chat_template.jinja", kQwen);
   CHECK(folder.open().chat_prompt(messages).find("Qwen") != std::string::npos);
+  // A conversation that is over has the same turns, and no opened one behind them.
+  CHECK(folder.open().chat_text(messages) + "<|im_start|>assistant\n" ==
+        folder.open().chat_prompt(messages));
 }
