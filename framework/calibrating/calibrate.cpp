@@ -136,7 +136,8 @@ class Job {
   std::size_t done_ = 0;
   bool finished_ = false;
   /// Producers that divide their outputs, with the tensors they had before.
-  std::vector<std::pair<std::shared_ptr<nn::Unary>, std::vector<std::pair<std::string, at::Tensor>>>>
+  std::vector<
+      std::pair<std::shared_ptr<nn::Unary>, std::vector<std::pair<std::string, at::Tensor>>>>
       divided_;
   std::vector<GroupReport> report_;
 };
@@ -203,8 +204,7 @@ void Job::divide(Group& group, const at::Tensor& scales) {
     Member& producer = before.members[found->second.second];
     if (!before.done || producer.divisor.defined()) return;
     if (!before.in_memory) bring_back(before);
-    group.divisor =
-        call_for(*producer.entry, [&] { return producer.made->divide_output(scales); });
+    group.divisor = call_for(*producer.entry, [&] { return producer.made->divide_output(scales); });
     if (group.divisor.defined()) producer.divisor = group.scales = scales;
     return;
   }
@@ -443,7 +443,8 @@ at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& 
   }
   if (++mine.seen == group.members.size()) mine.input = at::Tensor();
   if (!group.in_memory) bring_back(group);
-  return member.made->forward(group.divisor.defined() ? (x / group.divisor).to(x.scalar_type()) : x);
+  return member.made->forward(group.divisor.defined() ? (x / group.divisor).to(x.scalar_type())
+                                                      : x);
 }
 
 void Job::finish(const Observer& observer) {

@@ -12,8 +12,8 @@
 namespace graft {
 namespace {
 
-/// Of [N, ..], every n-th run of 32 rows, as whole words of zero points need them, 256 rows or a few
-/// more; all where there are not many, or where they do not come in such runs.
+/// Of [N, ..], every n-th run of 32 rows, as whole words of zero points need them, 256 rows or a
+/// few more; all where there are not many, or where they do not come in such runs.
 at::Tensor some_rows(const at::Tensor& whole) {
   constexpr std::int64_t kRun = 32, kRuns = 8;
   const auto runs = whole.size(0) / kRun, every = runs / kRuns;
@@ -44,7 +44,8 @@ std::vector<int> choose_bits(std::vector<BitsChoices> groups, std::uint64_t most
   std::uint64_t bytes = 0, all = 0;
   for (const auto& group : groups) {
     if (group.by_bits.empty())
-      throw Error(ErrorKind::internal, "there are no bits to choose from").at(group.modules.front());
+      throw Error(ErrorKind::internal, "there are no bits to choose from")
+          .at(group.modules.front());
     chosen.push_back(group.by_bits.begin());
     bytes += chosen.back()->second.bytes;
     all += group.by_bits.rbegin()->second.bytes;
@@ -80,7 +81,8 @@ std::vector<int> choose_bits(std::vector<BitsChoices> groups, std::uint64_t most
   return out;
 }
 
-BitsChooser::BitsChooser(const std::map<int, Plan>& plans, const Context& context) : context_(context) {
+BitsChooser::BitsChooser(const std::map<int, Plan>& plans, const Context& context)
+    : context_(context) {
   for (const auto& [bits, plan] : plans)
     for (const auto& entry : plan.entries)
       if (entry.action == Action::quantize) entries_[bits][entry.spec.path] = &entry;
@@ -108,9 +110,8 @@ void BitsChooser::measure(const ModuleGroup& group) {
     }
     if (sample.members.size() < group.members.size()) continue;
     if (group.inputs.tokens > 0) {
-      const auto result = call_plugin(first->plugin, first->spec.path, [&] {
-        return first->quantizer->quantize(sample, context_);
-      });
+      const auto result = call_plugin(first->plugin, first->spec.path,
+                                      [&] { return first->quantizer->quantize(sample, context_); });
       double lost = 0, whole = 0;
       for (std::size_t i = 0; i < sample.members.size(); ++i) {
         const auto weight = sample.members[i].dense.at("weight").to(at::kFloat);

@@ -23,10 +23,10 @@ struct BitsChoices {
   std::map<int, Choice> by_bits;
 };
 
-/// The bits of each group, in their order, with which the errors add up to little and the bytes to no
-/// more than `most`: from the fewest on, the step is taken that lowers the error most for each byte, as
-/// long as one fits. Unknown errors count as the mean of the others'. Throws Error(usage), with the
-/// least and the most that there are, when `most` is less than the fewest bits take.
+/// The bits of each group, in their order, with which the errors add up to little and the bytes to
+/// no more than `most`: from the fewest on, the step is taken that lowers the error most for each
+/// byte, as long as one fits. Unknown errors count as the mean of the others'. Throws Error(usage),
+/// with the least and the most that there are, when `most` is less than the fewest bits take.
 GRAFT_API std::vector<int> choose_bits(std::vector<BitsChoices> groups, std::uint64_t most);
 
 /// Chooses bits by what groups lose with each, measured on every n-th run of 32 rows.

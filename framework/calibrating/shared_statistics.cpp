@@ -53,8 +53,8 @@ std::vector<SharedStatistics::Told> SharedStatistics::tell(const Told& own) cons
   std::vector<std::int64_t> words{own.group, own.rows, own.k};
   words.insert(words.end(), own.there.begin(), own.there.end());
   std::vector<Told> out;
-  for (const auto& bytes : ranks_->gather({reinterpret_cast<const char*>(words.data()),
-                                           words.size() * sizeof(std::int64_t)})) {
+  for (const auto& bytes : ranks_->gather(
+           {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(std::int64_t)})) {
     std::vector<std::int64_t> said(bytes.size() / sizeof(std::int64_t));
     std::memcpy(said.data(), bytes.data(), said.size() * sizeof(std::int64_t));
     out.push_back({said[0], said[1], said[2], {said.begin() + 3, said.end()}});

@@ -21,9 +21,10 @@ class SharedStatistics {
   /// The batches that this process runs.
   BatchRange held() const;
 
-  /// The first group that a batch of any rank waits for, none when all have ended. `first` is that of
-  /// this rank, and `inputs` is what its batches bring to it, one each, undefined where one waits
-  /// elsewhere. With `needed`, of() comes next: then ranks tell what it asks for with the same message.
+  /// The first group that a batch of any rank waits for, none when all have ended. `first` is that
+  /// of this rank, and `inputs` is what its batches bring to it, one each, undefined where one
+  /// waits elsewhere. With `needed`, of() comes next: then ranks tell what it asks for with the
+  /// same message.
   std::optional<std::size_t> meet(std::optional<std::size_t> first,
                                   const std::vector<at::Tensor>& inputs, bool needed);
 
@@ -45,8 +46,8 @@ class SharedStatistics {
   std::int64_t batches_;
   std::optional<std::size_t> met_;  ///< the group that `told_` is of
   std::vector<Told> told_;
-  Told own_;                        ///< with `sums_`
-  std::vector<at::Tensor> sums_;    ///< of this rank's nodes, undefined where no batch came
+  Told own_;                      ///< with `sums_`
+  std::vector<at::Tensor> sums_;  ///< of this rank's nodes, undefined where no batch came
 };
 
 }  // namespace graft

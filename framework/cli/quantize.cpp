@@ -54,9 +54,10 @@ void add_quantize(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--eval", given->eval,
                    "Text to compare the quantized model with the dense one on: KL divergence, "
                    "perplexity, error of each layer");
-  verb->add_option("--target-bpw", given->job.bits_per_weight,
-                   "Choose the bits of each group of modules by what they lose, so that together they "
-                   "take at most this many a weight, scales included; as --bits auto")
+  verb->add_option(
+          "--target-bpw", given->job.bits_per_weight,
+          "Choose the bits of each group of modules by what they lose, so that together they "
+          "take at most this many a weight, scales included; as --bits auto")
       ->check(at_least_zero());
   verb->add_option("--max-kl", given->job.max_kl,
                    "Make nothing when the mean KL divergence is above this many nats a token; "

@@ -16,7 +16,8 @@
 #include "distributing/mailbox.h"
 
 #if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR < 11 || TORCH_VERSION_MINOR > 13
-#error "framework/distributing/gloo_headers has what LibTorch 2.11 to 2.13 needs of gloo; \
+#error \
+    "framework/distributing/gloo_headers has what LibTorch 2.11 to 2.13 needs of gloo; \
 compare it with the ProcessGroupGloo.hpp of this LibTorch, as its README.md says"
 #endif
 #ifndef USE_C10D_GLOO
@@ -88,8 +89,8 @@ constexpr const char* kAfterRank = ": ";
 /// What a rank is about to do; all must be about to do the same.
 enum class Call : std::int64_t { gather, gather_rows };
 
-/// What each rank tells all others first. Most of what is exchanged fits into it: each message costs
-/// far more than its bytes.
+/// What each rank tells all others first. Most of what is exchanged fits into it: each message
+/// costs far more than its bytes.
 struct Head {
   Call call;
   std::int64_t size;  ///< of what is exchanged
@@ -129,9 +130,9 @@ class GlooRanks final : public Ranks {
     const auto options = Gloo::Options::create(patience);
     // LibTorch's own choice is the address of the host's name, often a loopback one.
     const char* const interface = std::getenv("GLOO_SOCKET_IFNAME");
-    options->devices.push_back(interface && *interface
-                                   ? Gloo::createDeviceForInterface(interface)
-                                   : Gloo::createDeviceForHostname(mailbox_->own_host()));
+    options->devices.push_back(
+        interface && *interface ? Gloo::createDeviceForInterface(interface)
+                                : Gloo::createDeviceForHostname(mailbox_->own_host()));
     group_ = make_intrusive<Gloo>(make_intrusive<c10d::PrefixStore>(meeting, store), rank_, size_,
                                   options);
     mailboxes_ = gather(mailbox_->address());
@@ -161,8 +162,9 @@ class GlooRanks final : public Ranks {
     for (const std::int64_t bound : bounds) shape += " " + std::to_string(bound);
     auto* const data = static_cast<char*>(rows.data_ptr());
     const auto part = [&](int rank) {
-      return std::string_view(data + bounds[rank] * row_bytes,
-                              static_cast<std::size_t>((bounds[rank + 1] - bounds[rank]) * row_bytes));
+      return std::string_view(
+          data + bounds[rank] * row_bytes,
+          static_cast<std::size_t>((bounds[rank + 1] - bounds[rank]) * row_bytes));
     };
     std::size_t largest = 0, least = rows.nbytes();
     for (int r = 0; r < size_; ++r) {
@@ -220,7 +222,9 @@ class GlooRanks final : public Ranks {
     Head own{call, static_cast<std::int64_t>(bytes.size()), {}};
     if (bytes.size() <= kInHead) bytes.copy(own.bytes, bytes.size());
     std::vector<Head> all(static_cast<std::size_t>(size_));
-    const auto as_bytes = [](Head& head) { return at::from_blob(&head, {sizeof(Head)}, at::kByte); };
+    const auto as_bytes = [](Head& head) {
+      return at::from_blob(&head, {sizeof(Head)}, at::kByte);
+    };
     std::vector<at::Tensor> heads;
     for (auto& head : all) heads.push_back(as_bytes(head));
     allgather(heads, as_bytes(own));

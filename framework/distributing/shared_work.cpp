@@ -35,7 +35,8 @@ void SharedWork::complete(const at::Tensor& rows, std::int64_t size) const {
 void SharedWork::complete(const std::vector<at::Tensor>& tensors, std::int64_t size) const {
   if (!ranks_) return;
   std::vector<at::Tensor> columns;
-  for (const auto& tensor : tensors) columns.push_back(tensor.view({tensor.size(0), -1}).view(at::kByte));
+  for (const auto& tensor : tensors)
+    columns.push_back(tensor.view({tensor.size(0), -1}).view(at::kByte));
   const auto together = at::cat(columns, 1);
   complete(together, size);
   std::int64_t first = 0;

@@ -19,10 +19,10 @@ namespace {
 constexpr std::int64_t kWidth = kernels::kStripRows;
 
 /// F lower triangular with F^T F = h, or undefined when h is not positive definite. `backwards`
-/// [K, K] contiguous is h with its rows and columns in reverse; its memory becomes F's, because four
-/// of them at once are most of what rounding a large layer takes.
+/// [K, K] contiguous is h with its rows and columns in reverse; its memory becomes F's, because
+/// four of them at once are most of what rounding a large layer takes.
 at::Tensor lower_factor(at::Tensor backwards) {
-  const OneTorchThread guard;  // other numbers of threads give other bits
+  const OneTorchThread guard;    // other numbers of threads give other bits
   auto columns = backwards.t();  // the same matrix, in the order that LAPACK works in
   auto info = at::empty({}, at::kInt);
   at::linalg_cholesky_ex_out(columns, info, columns);
@@ -52,14 +52,12 @@ struct Columns {
   void to_strip(const float* rows, std::int64_t r, float* strip) const {
     if (r < kWidth) std::fill_n(strip, count * kWidth, 0.0F);
     for (std::int64_t row = 0; row < r; ++row)
-      for (std::int64_t k = 0; k < count; ++k)
-        strip[k * kWidth + row] = rows[row * count + of(k)];
+      for (std::int64_t k = 0; k < count; ++k) strip[k * kWidth + row] = rows[row * count + of(k)];
   }
   template <class T>
   void from_strip(const T* strip, std::int64_t r, T* rows) const {
     for (std::int64_t row = 0; row < r; ++row)
-      for (std::int64_t k = 0; k < count; ++k)
-        rows[row * count + of(k)] = strip[k * kWidth + row];
+      for (std::int64_t k = 0; k < count; ++k) rows[row * count + of(k)] = strip[k * kWidth + row];
   }
 };
 
@@ -79,8 +77,8 @@ RoundingOptions RoundingOptions::of(Recipe recipe) {
 struct WeightRounder::Prepared {
   RoundingOptions options;
   std::int64_t inputs = 0;
-  at::Tensor order;       ///< [K] int64, the input that is rounded k-th; undefined: as they are
-  at::Tensor group_ids;   ///< [groups] int64, in the order they are rounded in
+  at::Tensor order;      ///< [K] int64, the input that is rounded k-th; undefined: as they are
+  at::Tensor group_ids;  ///< [groups] int64, in the order they are rounded in
   std::vector<std::int32_t> begin;
   at::Tensor factor, cost, hessian, diagonal;
   std::string fallback;
@@ -185,8 +183,8 @@ WeightRounder::WeightRounder(std::int64_t inputs, const InputStatistics& statist
         p.begin.assign(1, 0);
         const auto* ids = p.group_ids.const_data_ptr<std::int64_t>();
         for (std::int64_t g = 0; g < p.group_ids.size(0); ++g)
-          p.begin.push_back(p.begin.back() + static_cast<std::int32_t>(
-                                                 std::min(size, inputs - ids[g] * size)));
+          p.begin.push_back(p.begin.back() +
+                            static_cast<std::int32_t>(std::min(size, inputs - ids[g] * size)));
       }
     }
   }
@@ -220,7 +218,8 @@ at::Tensor WeightRounder::group_of() const {
   const auto& p = *prepared_;
   if (p.options.order != RoundingOrder::activation || !p.order.defined()) return {};
   auto out = at::empty({p.inputs}, at::kInt);
-  out.index_put_({p.order}, (at::arange(p.inputs, at::kLong) / p.options.group_size).floor().to(at::kInt));
+  out.index_put_({p.order},
+                 (at::arange(p.inputs, at::kLong) / p.options.group_size).floor().to(at::kInt));
   return out;
 }
 
@@ -269,7 +268,8 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
     }
   }
   std::int64_t largest = 0;
-  for (std::int64_t i = 0; i < g; ++i) largest = std::max<std::int64_t>(largest, p.begin[i + 1] - p.begin[i]);
+  for (std::int64_t i = 0; i < g; ++i)
+    largest = std::max<std::int64_t>(largest, p.begin[i + 1] - p.begin[i]);
 
   const auto round_strip = kernels::round_strip(kernels::cpu_level());
   const Columns inputs{k, data_or_null(p.order)}, groups_of_inputs{g, data_or_null(p.group_ids)};

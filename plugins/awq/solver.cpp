@@ -40,7 +40,8 @@ at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
   return (rounded.codes.to(at::kFloat) - wide(rounded.zeros)) * wide(rounded.scales);
 }
 
-/// Rows of a weight that stand for all of it: every n-th run of as many as are rounded side by side.
+/// Rows of a weight that stand for all of it: every n-th run of as many as are rounded side by
+/// side.
 struct Sample {
   at::Tensor weight;  ///< [n, K] float32
   WeightGrid grid;
@@ -64,7 +65,8 @@ GroupResult quantize_group(const ModuleGroup& group) {
   RoundingOptions options;
   for (const auto& member : group.members) {
     const auto& config = dynamic_cast<const AwqConfig&>(*member.config);
-    if (const auto own = options_of(member, group.recipe); !rounder || own.group_size != options.group_size) {
+    if (const auto own = options_of(member, group.recipe);
+        !rounder || own.group_size != options.group_size) {
       options = own;
       rounder.emplace(member.spec.in_features, group.inputs, options);
       result.fallback = rounder->fallback();

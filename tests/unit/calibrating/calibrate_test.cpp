@@ -224,7 +224,8 @@ TEST_CASE("scales that move into a linear of AWQ are in its scales, and in its f
   CHECK(up->forward(x).equal(before));
   const auto divided = up->divide_output(at::rand({before.size(1)}) + 0.5);
   REQUIRE(divided.defined());
-  CHECK(at::allclose(up->forward(x) * divided, before, 1e-3, 1e-3 * before.abs().max().item<double>()));
+  CHECK(at::allclose(up->forward(x) * divided, before, 1e-3,
+                     1e-3 * before.abs().max().item<double>()));
   const TemporaryFolder out;
   host().host->save(loaded, out.path() / "m");
   const auto ids = random_ids(kLlama, 1, 12);
@@ -234,7 +235,8 @@ TEST_CASE("scales that move into a linear of AWQ are in its scales, and in its f
 }
 
 TEST_CASE("a model whose up_proj takes scales computes what it did, better than without") {
-  // One channel between up_proj and down_proj is far stronger than the others, as in trained models.
+  // One channel between up_proj and down_proj is far stronger than the others, as in trained
+  // models.
   const EditedFolder folder("vectors/tiny_llama_dense_fp16", [](const Value&, RawTensors& tensors) {
     for (auto& [name, tensor] : tensors)
       if (name.find("up_proj") != std::string::npos) {
@@ -277,8 +279,7 @@ TEST_CASE("the second moment is the mean of x x^T") {
 TEST_CASE("the second moment has the same bits whoever holds which batches") {
   at::manual_seed(3);
   std::vector<at::Tensor> inputs;
-  for (int i = 0; i < 7; ++i)
-    inputs.push_back(i == 4 ? at::Tensor() : at::randn({2, 10 + i, 100}));
+  for (int i = 0; i < 7; ++i) inputs.push_back(i == 4 ? at::Tensor() : at::randn({2, 10 + i, 100}));
   const auto rows = 2 * (6 * 10 + 0 + 1 + 2 + 3 + 5 + 6);
   const auto whole = second_moment(inputs);
   for (const std::int64_t holders : {2, 3, 7}) {
@@ -330,7 +331,8 @@ TEST_CASE("a recipe where nothing is calibrated, and one that there is not, are 
   options.recipe = Recipe::fast;
   const auto error = thrown_by([&] { host().host->load(kLlama, options); });
   CHECK(error.kind() == ErrorKind::usage);
-  CHECK(contains(error.what(), "--recipe: the recipe is of no use: nothing is calibrated: found fast"));
+  CHECK(contains(error.what(),
+                 "--recipe: the recipe is of no use: nothing is calibrated: found fast"));
   for (const auto recipe : {Recipe::fast, Recipe::standard, Recipe::best})
     CHECK(parse_recipe(word_of(recipe)) == recipe);
   CHECK(contains(message_of([] { parse_recipe("slow"); }),
@@ -384,8 +386,7 @@ TEST_CASE("several calibration files share the samples by their weights, and cha
   CHECK(both.ids.narrow(0, 0, 6).equal(read({{text, 1}}, {6, 16}).ids));
   CHECK(both.ids.narrow(0, 6, 2).equal(read({{chat, 1}}, {2, 16}).ids));
   const auto tokenizer = Tokenizer::open(folder.path());
-  const auto turns = tokenizer.decode(
-      {both.ids[6].const_data_ptr<std::int64_t>(), 16});
+  const auto turns = tokenizer.decode({both.ids[6].const_data_ptr<std::int64_t>(), 16});
   CAPTURE(turns);
   CHECK(turns.starts_with("<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"));
   CHECK(both.held_out.size(0) == 8);
@@ -520,8 +521,8 @@ TEST_CASE("norms that took scales give them back when calibration stops half-way
     for (std::size_t i = 0; i < now.size(); ++i) changed += !now[i].equal(first[i]);
     return done < 7;
   };
-  const auto error =
-      thrown_by([&] { quantizer.calibrate(loaded.model, {[&] { logits(loaded, ids); }}, context); });
+  const auto error = thrown_by(
+      [&] { quantizer.calibrate(loaded.model, {[&] { logits(loaded, ids); }}, context); });
   CHECK((error.kind() == ErrorKind::interrupted));
   CHECK(changed > 0);  // or the test would show nothing
   CHECK(logits(loaded, ids).equal(before));

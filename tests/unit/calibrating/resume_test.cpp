@@ -189,7 +189,8 @@ TEST_CASE("the scales that a norm took are kept with the group that wanted them"
   CHECK(Checkpoint::open_file(record(parts.state, 0)).find("scales"));
 }
 
-TEST_CASE("the scales that up_proj took are kept, and taken again by the one that is brought back") {
+TEST_CASE(
+    "the scales that up_proj took are kept, and taken again by the one that is brought back") {
   const EditedFolder strong(kLlama, [](const Value&, RawTensors& tensors) {
     for (auto& [name, tensor] : tensors)
       if (name.find("up_proj") != std::string::npos) {
