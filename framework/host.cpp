@@ -357,7 +357,17 @@ static void require_same_job(Ranks& ranks, const Value& job) {
 }
 
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
-  return load_or_fail(checkpoint, options, {});
+  return load_observed(checkpoint, options, {});
+}
+
+/// The bits that the method's option of that name offers.
+static std::vector<int> offered_bits(const Quantizer& quantizer) {
+  std::vector<int> out;
+  for (const auto& option : quantizer.options())
+    if (option.name == "bits")
+      for (const auto& choice : option.choices)
+        if (const int bits = std::atoi(choice.c_str()); bits > 0) out.push_back(bits);
+  return out;
 }
 
 Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
@@ -365,52 +375,42 @@ Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
   LoadOptions options = given;
   options.state = {};
   options.recipe = Recipe::fast;
-  Value& settings = options.quantization_config;
-  if (settings.find("dynamic"))
-    throw Error(ErrorKind::usage, "bits cannot be chosen beside rules for modules")
-        .at("field 'dynamic'")
-        .hint("leave out the rules or the choice");
+  const State::Prepared ready = state_->prepare(*this, checkpoint, options);
+  const auto entry =
+      std::find_if(ready.plan.entries.begin(), ready.plan.entries.end(),
+                   [](const PlanEntry& one) { return one.action == Action::quantize; });
+  if (entry == ready.plan.entries.end())
+    throw Error(ErrorKind::usage, "there is nothing to choose bits for: no module is quantized");
+  const Quantizer& quantizer = *entry->quantizer;
+  const auto with_bits = [&](const std::vector<std::pair<std::string, int>>& modules) {
+    return call_plugin(entry->plugin, "bits of modules",
+                       [&] { return quantizer.with_bits(given.quantization_config, modules); });
+  };
+  with_bits({});  // or it says why not, before anything is computed
   std::map<int, Plan> plans;
-  std::string refusal;
-  for (const int bits : {2, 3, 4, 8}) {
-    settings.set("bits", bits);
-    try {
-      Plan made = plan(checkpoint, options);
-      if (plans.empty() || plans.rbegin()->second.bytes_after() < made.bytes_after())
-        plans.emplace(bits, std::move(made));
-    } catch (const Error& error) {
-      refusal = error.what();  // a method that has no such bits
-    }
+  for (const int bits : offered_bits(quantizer)) {
+    options.quantization_config.set("bits", bits);
+    plans.emplace(bits, plan(checkpoint, options));
   }
   if (plans.size() < 2)
-    throw Error(ErrorKind::usage, "the method has no bits to choose from")
-        .expected("one that is calibrated and has several")
-        .found(quote(settings.get_string("quant_method", "none")))
-        .hint(refusal.empty() ? "give a method with calibration" : refusal);
-  double weights = 0;
-  for (const auto& entry : plans.begin()->second.entries)
-    if (entry.action == Action::quantize)
-      weights += static_cast<double>(entry.spec.in_features) *
-                 static_cast<double>(entry.spec.out_features);
-  const auto most = static_cast<std::uint64_t>(std::max(0.0, bits_per_weight * weights / 8));
-  // Known before anything is computed.
-  if (const auto& least = plans.begin()->second; !(least.bits_per_weight() <= bits_per_weight))
+    throw Error(ErrorKind::usage,
+                "the method " + quote(ready.plan.method) + " has no bits to choose from");
+  const double least = plans.begin()->second.bits_per_weight();
+  if (!(bits_per_weight >= least))
     throw Error(ErrorKind::usage, "no choice of bits is as small as that")
-        .expected("at least " + std::to_string(least.bits_per_weight()) + " bits a weight")
+        .expected("at least " + std::to_string(least) + " bits a weight")
         .found(std::to_string(bits_per_weight))
         .hint("larger groups take less for their scales");
-  const int usual = plans.contains(4) ? 4 : plans.rbegin()->first;
-  settings.set("bits", usual);
+  options.quantization_config = given.quantization_config;
   BitsChooser chooser(plans, options.context);
-  load_or_fail(checkpoint, options, [&](const ModuleGroup& group) { chooser.measure(group); });
-  Value rules = chooser.choose(most, usual);
-  if (!rules.as_object().empty()) settings.set("dynamic", std::move(rules));
+  load_observed(checkpoint, options, [&](const ModuleGroup& group) { chooser.measure(group); });
+  options.quantization_config = with_bits(chooser.choose(bits_per_weight));
   chooser.check(plan(checkpoint, options));
-  return settings;
+  return options.quantization_config;
 }
 
-LoadedModel Host::load_or_fail(const Checkpoint& checkpoint, const LoadOptions& options,
-                               const GroupObserver& observe) const {
+LoadedModel Host::load_observed(const Checkpoint& checkpoint, const LoadOptions& options,
+                                const GroupObserver& observe) const {
   try {
     return load_together(checkpoint, options, observe);
   } catch (const RankLost&) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "graft/error.h"
+#include "graft/nn/product.h"
 
 namespace org::example::special {
 
@@ -31,7 +32,7 @@ at::Tensor QuantizedSpecialLinear::dequantize() const {
 }
 
 at::Tensor QuantizedSpecialLinear::forward(const at::Tensor& x) {
-  const auto y = at::linear(x.to(at::kFloat), dequantize());
+  const auto y = graft::nn::linear(x.to(at::kFloat), dequantize());
   return (y / std::sqrt(static_cast<double>(codes.size(1)))).to(x.scalar_type());
 }
 

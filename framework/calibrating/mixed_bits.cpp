@@ -12,16 +12,6 @@
 namespace graft {
 namespace {
 
-/// Of [N, ..], every n-th run of 32 rows, as whole words of zero points need them, 256 rows or a
-/// few more; all where there are not many, or where they do not come in such runs.
-at::Tensor some_rows(const at::Tensor& whole) {
-  constexpr std::int64_t kRun = 32, kRuns = 8;
-  const auto runs = whole.size(0) / kRun, every = runs / kRuns;
-  if (every < 2 || whole.size(0) % kRun != 0) return whole;
-  const auto run = at::arange(whole.size(0)).div(kRun, "floor");
-  return whole.index_select(0, run.remainder(every).eq(0).nonzero().view(-1));
-}
-
 void fill_unknown(std::vector<BitsChoices>& groups) {
   std::map<int, std::pair<double, int>> known;  // sum and count
   for (const auto& group : groups)
@@ -89,6 +79,7 @@ BitsChooser::BitsChooser(const std::map<int, Plan>& plans, const Context& contex
 }
 
 void BitsChooser::measure(const ModuleGroup& group) {
+  constexpr std::int64_t kRun = 32;  // outputs whose zero points are whole words with any bits
   BitsChoices found;
   for (const auto& member : group.members) found.modules.push_back(member.spec.path);
   for (const auto& [bits, entries] : entries_) {
@@ -103,7 +94,7 @@ void BitsChooser::measure(const ModuleGroup& group) {
       if (!first) first = entry->second;
       choice.bytes += entry->second->bytes_after;
       Tensors dense;
-      for (const auto& [name, tensor] : member.dense) dense.set(name, some_rows(tensor));
+      for (const auto& [name, tensor] : member.dense) dense.set(name, sampled_rows(tensor, kRun));
       auto spec = member.spec;
       spec.out_features = dense.at("weight").size(0);
       sample.members.push_back({std::move(spec), entry->second->config, std::move(dense)});
@@ -132,20 +123,20 @@ void BitsChooser::measure(const ModuleGroup& group) {
   groups_.push_back(std::move(found));
 }
 
-Value BitsChooser::choose(std::uint64_t most, int usual) {
-  const auto bits = choose_bits(groups_, most);
-  Value rules(Value::Object{});
+std::vector<std::pair<std::string, int>> BitsChooser::choose(double bits_per_weight) {
+  double weights = 0;
+  for (const auto& [path, entry] : entries_.begin()->second)
+    weights += static_cast<double>(entry->spec.in_features) *
+               static_cast<double>(entry->spec.out_features);
+  const double most = std::min(bits_per_weight * weights / 8, 1e18);  // infinity fits nowhere
+  const auto bits = choose_bits(groups_, static_cast<std::uint64_t>(most));
+  std::vector<std::pair<std::string, int>> out;
   for (std::size_t g = 0; g < groups_.size(); ++g)
     for (const auto& path : groups_[g].modules) {
       chosen_[path] = entries_.at(bits[g]).at(path);
-      if (bits[g] == usual) continue;
-      std::string pattern = "+:^";
-      for (const char c : path) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
-      Value rule;
-      rule.set("bits", bits[g]);
-      rules.set(pattern + "$", std::move(rule));
+      out.emplace_back(path, bits[g]);
     }
-  return rules;
+  return out;
 }
 
 void BitsChooser::check(const Plan& made) const {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "graft/context.h"
@@ -37,9 +38,10 @@ class BitsChooser {
   BitsChooser(const std::map<int, Plan>& plans, const Context& context);
 
   void measure(const ModuleGroup& group);
-  /// For groups with other bits than `usual`, the rules of "dynamic"; as choose_bits().
-  Value choose(std::uint64_t most, int usual);
-  /// Throws Error(usage) unless the plan, which was made with those rules, has what was chosen.
+  /// Path and bits of every module that was measured, as choose_bits() has them: at most this many
+  /// together, as Plan::bits_per_weight() counts them.
+  std::vector<std::pair<std::string, int>> choose(double bits_per_weight);
+  /// Throws Error(usage) unless the plan, which was made with those bits, has what was chosen.
   void check(const Plan& made) const;
 
  private:

@@ -16,7 +16,6 @@ Value value_of(const OptionSpec& option, const std::vector<std::string>& words) 
         .expected(expected)
         .found(quote(word));
   };
-  if (option.name == "bits" && word == "auto") return word;  // `quantize` makes something of it
   if (!option.choices.empty() &&
       std::find(option.choices.begin(), option.choices.end(), word) == option.choices.end()) {
     std::string choices;
@@ -103,6 +102,13 @@ void MethodOptions::add_to(CLI::App& verb, const Host& host) {
         added->type_name("{" + CLI::detail::join(option.choices, ",") + "}");
       added->group("Options of " + method);
     }
+}
+
+bool MethodOptions::take(const std::string& flag, const std::string& word) {
+  const auto words = given_.find(flag);
+  if (words == given_.end() || words->second != std::vector{word}) return false;
+  words->second.clear();
+  return true;
 }
 
 Value MethodOptions::settings() const {

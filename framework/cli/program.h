@@ -54,6 +54,9 @@ class MethodOptions {
   void add_to(CLI::App& verb, const Host& host);
   /// Adds the options that say how to run a quantized model, of every method.
   void add_loading_to(CLI::App& verb, const Host& host);
+  /// Whether the flag was given with this word alone, which a verb makes something of itself: it
+  /// counts as not given then.
+  bool take(const std::string& flag, const std::string& word);
   /// The quantization_config that was asked for, null when no --method was given. Throws
   /// Error(usage) for an option of another method.
   Value settings() const;

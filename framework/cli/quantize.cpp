@@ -15,20 +15,18 @@ struct Arguments {
 
 void run(Program& program, Arguments& given) {
   QuantizeJob& job = given.job;
+  const bool chooses = given.method.take("--bits", "auto");
+  if (chooses && !job.bits_per_weight)
+    throw Error(ErrorKind::usage, "--bits auto needs --target-bpw")
+        .hint("say how many bits a weight may take, as --target-bpw 4");
   job.settings = given.method.settings();
   if (job.settings.is_null())
     throw Error(ErrorKind::usage, "--method is missing")
         .hint("`graft quantize --help` lists the methods");
-  if (const Value* bits = job.settings.find("bits"); bits && bits->is_string()) {
-    if (!job.bits_per_weight)
-      throw Error(ErrorKind::usage, "--bits auto needs --target-bpw")
-          .hint("say how many bits a weight may take, as --target-bpw 4");
-    job.settings.erase("bits");
-  } else if (bits && job.bits_per_weight) {
+  if (const Value* bits = job.settings.find("bits"); bits && job.bits_per_weight)
     throw Error(ErrorKind::usage, "--bits and --target-bpw contradict each other")
         .expected("--bits auto, or none")
-        .found(std::to_string(bits->as_int()));
-  }
+        .found(to_json(*bits));
   job.model = std::filesystem::absolute(find_model(given.model));
   given.calibration.put_into(job);
   if (!given.eval.empty()) job.eval = std::filesystem::absolute(given.eval);

@@ -1,13 +1,12 @@
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
+#include "graft/nn/product.h"
 #include "kernels/panels.h"
 
 // Products with a weight that is decoded a slab of outputs at a time, for what panels cannot hold
@@ -33,12 +32,9 @@ at::Tensor multiply_dequantized(const at::Tensor& x, std::int64_t inputs, std::i
   const auto input = x.reshape({-1, inputs}).to(compute);
   auto y = at::empty({input.size(0), outputs}, input.options());
   const std::int64_t width = slab_outputs(inputs, outputs);
-  at::parallel_for(0, (outputs + width - 1) / width, 1, [&](std::int64_t begin, std::int64_t end) {
-    const c10::InferenceMode guard;
-    for (std::int64_t slab = begin; slab < end; ++slab) {
-      const std::int64_t first = slab * width, count = std::min(width, outputs - first);
-      y.narrow(1, first, count).copy_(at::mm(input, columns(first, count).to(compute)));
-    }
+  nn::for_each_part((outputs + width - 1) / width, [&](std::int64_t slab) {
+    const std::int64_t first = slab * width, count = std::min(width, outputs - first);
+    y.narrow(1, first, count).copy_(at::mm(input, columns(first, count).to(compute)));
   });
   if (bias.defined()) y = y.to(at::kFloat) + bias;
   auto sizes = x.sizes().vec();

@@ -1,7 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/zeros_like.h>
@@ -11,6 +10,7 @@
 #include <optional>
 
 #include "graft/error.h"
+#include "graft/nn/product.h"
 #include "models/attention.h"
 #include "models/causal_lm.h"
 #include "models/decoding_step.h"
@@ -161,7 +161,7 @@ struct DeepseekV3TopkRouter : Block {
   }
 
   Routing forward(const at::Tensor& rows) const {
-    const auto scores = at::sigmoid(at::linear(rows.to(at::kFloat), weight.to(at::kFloat)));
+    const auto scores = at::sigmoid(nn::linear(rows.to(at::kFloat), weight.to(at::kFloat)));
     auto choice = scores + e_score_correction_bias.to(at::kFloat);
     const auto count = rows.size(0), size = c_.experts.count / c_.groups;
     const auto grouped = choice.view({count, c_.groups, size});

@@ -1,11 +1,11 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 
 #include <cmath>
 
 #include "graft/error.h"
+#include "graft/nn/product.h"
 #include "models/attention.h"
 #include "models/config_fields.h"
 #include "models/decoding_step.h"
@@ -51,9 +51,7 @@ struct Conv1D : Unary {
   }
 
   at::Tensor forward(const at::Tensor& x) override {
-    auto sizes = x.sizes().vec();
-    sizes.back() = weight.size(1);
-    return at::addmm(bias, x.reshape({-1, weight.size(0)}), weight).view(sizes);
+    return nn::linear(x, weight.t(), bias);
   }
 
   void describe(ModuleSpec& spec) const override {

@@ -3,10 +3,11 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/where.h>
 #include <ATen/TensorOperators.h>
+
+#include "graft/nn/product.h"
 
 namespace graft::nn {
 
@@ -28,7 +29,7 @@ Linear::Linear(std::string class_name, std::int64_t in_features, std::int64_t ou
 
 Linear::~Linear() = default;
 
-torch::Tensor Linear::forward(const torch::Tensor& x) { return at::linear(x, weight, bias); }
+torch::Tensor Linear::forward(const torch::Tensor& x) { return linear(x, weight, bias); }
 
 void Linear::describe(ModuleSpec& spec) const {
   Unary::describe(spec);

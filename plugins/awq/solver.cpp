@@ -40,20 +40,17 @@ at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
   return (rounded.codes.to(at::kFloat) - wide(rounded.zeros)) * wide(rounded.scales);
 }
 
-/// Rows of a weight that stand for all of it: every n-th run of as many as are rounded side by
-/// side.
+/// Rows of a weight by which the search judges it.
 struct Sample {
   at::Tensor weight;  ///< [n, K] float32
   WeightGrid grid;
   double share = 1;  ///< of the rows
 
   explicit Sample(const GroupMember& member) : grid(grid_of(member)) {
-    constexpr std::int64_t kRun = 16, kRuns = 16;
+    constexpr std::int64_t kRun = 16;  // are rounded side by side
     const auto& whole = member.dense.at("weight");
-    const auto rows = whole.size(0), every = std::max<std::int64_t>(1, rows / (kRun * kRuns));
-    const auto run = at::arange(rows).div(kRun, "floor");
-    weight = whole.index_select(0, run.remainder(every).eq(0).nonzero().view(-1)).to(at::kFloat);
-    share = static_cast<double>(weight.size(0)) / static_cast<double>(rows);
+    weight = sampled_rows(whole, kRun).to(at::kFloat);
+    share = static_cast<double>(weight.size(0)) / static_cast<double>(whole.size(0));
   }
 };
 

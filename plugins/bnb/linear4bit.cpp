@@ -1,14 +1,13 @@
 #include "linear4bit.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
 #include "four_bit_panels.h"
 #include "graft/activations.h"
 #include "graft/error.h"
+#include "graft/nn/product.h"
 #include "graft/pool.h"
 #include "kernels/four_bit.h"
 
@@ -121,18 +120,14 @@ at::Tensor Linear4bit::multiply_dequantized(const at::Tensor& x) const {
   const auto input = x.reshape({-1, in_features_}).to(compute);
   auto y = at::empty({input.size(0), out_features_}, input.options());
   const std::int64_t height = std::clamp<std::int64_t>(kSlab / in_features_, 1, out_features_);
-  const std::int64_t slabs = (out_features_ + height - 1) / height;
-  at::parallel_for(0, slabs, 1, [&](std::int64_t begin, std::int64_t end) {
-    const c10::InferenceMode guard;
-    for (std::int64_t slab = begin; slab < end; ++slab) {
-      const std::int64_t first = slab * height, count = std::min(height, out_features_ - first);
-      auto rows = at::empty({count, in_features_}, at::kFloat);
-      dequantize_blocks()(
-          weight.const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
-          state_.absmax.const_data_ptr<float>(), state_.blocksize, first * in_features_,
-          count * in_features_, rows.mutable_data_ptr<float>());
-      y.narrow(1, first, count).copy_(at::mm(input, rows.to(state_.dtype).to(compute).t()));
-    }
+  nn::for_each_part((out_features_ + height - 1) / height, [&](std::int64_t slab) {
+    const std::int64_t first = slab * height, count = std::min(height, out_features_ - first);
+    auto rows = at::empty({count, in_features_}, at::kFloat);
+    dequantize_blocks()(
+        weight.const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
+        state_.absmax.const_data_ptr<float>(), state_.blocksize, first * in_features_,
+        count * in_features_, rows.mutable_data_ptr<float>());
+    y.narrow(1, first, count).copy_(at::mm(input, rows.to(state_.dtype).to(compute).t()));
   });
   if (bias.defined()) y.add_(bias.to(compute));
   auto sizes = x.sizes().vec();

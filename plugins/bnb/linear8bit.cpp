@@ -10,6 +10,7 @@
 #include "kernels/int8_cuda.h"
 #endif
 #include "graft/error.h"
+#include "graft/nn/product.h"
 #include "graft/pool.h"
 #include "kernels/int8.h"
 #include "kernels/row_int8.h"
@@ -203,9 +204,8 @@ at::Tensor Linear8bitLt::forward(const at::Tensor& x) {
   sizes.back() = out_features_;
   const auto input = x.contiguous();
   if (how_ == BnbConfig::Int8Forward::dequant) {
-    auto y = at::mm(input.view({-1, in_features_}), dequantize().to(x.scalar_type()).t());
-    if (bias.defined()) y = y + bias.to(y.scalar_type());
-    return y.view(sizes);
+    const auto y = nn::linear(input, dequantize().to(x.scalar_type()));
+    return bias.defined() ? y + bias.to(y.scalar_type()) : y;
   }
   auto y = at::empty(sizes, input.options());
   kernels::RowInt8Args args;

@@ -1,5 +1,8 @@
 #include "quantizer.h"
 
+#include <algorithm>
+#include <map>
+
 #include "cuda/fragments.h"
 #include "findings.h"
 #include "graft/error.h"
@@ -35,7 +38,13 @@ Value GptqQuantizer::describe(const QuantConfig& config) const { return own(conf
 std::vector<OptionSpec> GptqQuantizer::options() const {
   using Type = OptionSpec::Type;
   return {
-      {"bits", "--bits", Type::integer, 4, "Of a code; default 4", {"2", "3", "4", "8"}, {}},
+      {"bits",
+       "--bits",
+       Type::integer,
+       4,
+       "Of a code; default 4",
+       {"2", "3", "4", "8"},
+       {}},
       {"group_size",
        "--group-size",
        Type::integer,
@@ -84,6 +93,32 @@ QuantConfigPtr GptqQuantizer::in_format(const QuantConfig& config,
   for (const auto known : {GptqConfig::Format::v1, GptqConfig::Format::v2})
     if (format == word(known)) return own(config).with_format(known);
   return Quantizer::in_format(config, format);
+}
+
+Value GptqQuantizer::with_bits(const Value& settings,
+                               const std::vector<std::pair<std::string, int>>& modules) const {
+  if (settings.find("dynamic"))
+    throw Error(ErrorKind::usage, "bits cannot be chosen beside rules for modules")
+        .at("field 'dynamic'")
+        .hint("leave out the rules or the choice");
+  if (modules.empty()) return settings;
+  std::map<int, std::size_t> count;
+  for (const auto& [path, bits] : modules) ++count[bits];
+  const int usual = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
+                      return a.second < b.second;
+                    })->first;
+  Value out = settings, rules{Value::Object{}};
+  out.set("bits", usual);
+  for (const auto& [path, bits] : modules) {
+    if (bits == usual) continue;
+    std::string pattern = "+:^";  // GPTQModel matches from the start alone
+    for (const char c : path) pattern += c == '.' ? "\\." : std::string(1, c);
+    Value rule;
+    rule.set("bits", bits);
+    rules.set(pattern + "$", std::move(rule));
+  }
+  if (!rules.as_object().empty()) out.set("dynamic", std::move(rules));
+  return out;
 }
 
 Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {

@@ -14,6 +14,8 @@ class GptqQuantizer : public Quantizer {
   std::vector<std::string> settings_files() const override;
   std::vector<std::string> formats() const override;
   QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const override;
+  Value with_bits(const Value& settings,
+                  const std::vector<std::pair<std::string, int>>& modules) const override;
   bool pre_quantized_by_default() const override { return true; }
   Support supports(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::string replacement_class(const ModuleSpec& spec, const QuantConfig& config) const override;
@@ -25,9 +27,7 @@ class GptqQuantizer : public Quantizer {
   std::shared_ptr<nn::Block> build(const ModuleSpec& spec,
                                    const QuantConfig& config) const override;
   void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;
-  CalibrationUse calibration(const QuantConfig&) const override {
-    return CalibrationUse::required;
-  }
+  CalibrationUse calibration(const QuantConfig&) const override { return CalibrationUse::required; }
   GroupResult quantize(const ModuleGroup& group, const Context& context) const override;
   Tensors save(const nn::Block& module, const QuantConfig& config) const override;
   at::Tensor dequantize(const nn::Block& module) const override;

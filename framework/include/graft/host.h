@@ -35,7 +35,7 @@ struct HostOptions {
   /// Who wins when a checkpoint's settings and its tensors contradict each other.
   Trust trust = Trust::neither;
   bool allow_nonfinite = false;  ///< NaN and infinity in scales are let through
-  Context context;      ///< for log messages of the host itself
+  Context context;               ///< for log messages of the host itself
 };
 
 struct LoadOptions {
@@ -58,10 +58,10 @@ struct LoadOptions {
   /// error. Error(model) says what has changed since then, and Error(resource) that another process
   /// is at work there. No folder: nothing is written.
   JobState state;
-  /// The processes that calibrate together (graft/ranks.h), each with options that are equal but for
-  /// the context; borrowed. Each gets the whole model, to the same bytes as one process alone. They
-  /// run some of the text each, and keep records of their own below TMPDIR but for rank 0, whose
-  /// state counts. When one fails, so do all. Null: this one alone.
+  /// The processes that calibrate together (graft/ranks.h), each with options that are equal but
+  /// for the context; borrowed. Each gets the whole model, to the same bytes as one process alone.
+  /// They run some of the text each, and keep records of their own below TMPDIR but for rank 0,
+  /// whose state counts. When one fails, so do all. Null: this one alone.
   Ranks* ranks = nullptr;
   Context context;
 };
@@ -70,9 +70,9 @@ struct LoadOptions {
 struct LoadedModel {
   std::shared_ptr<Model> model;
   Plan plan;
-  Checkpoint checkpoint;      ///< where it came from
-  QuantConfigPtr config;      ///< of the method; nullptr when nothing is quantized
-  Value quantization_config;  ///< to write; null when nothing is quantized
+  Checkpoint checkpoint;                   ///< where it came from
+  QuantConfigPtr config;                   ///< of the method; nullptr when nothing is quantized
+  Value quantization_config;               ///< to write; null when nothing is quantized
   std::vector<GroupReport> calibration{};  ///< what calibration did; empty: there was none
 };
 
@@ -107,20 +107,19 @@ class GRAFT_API Host {
   /// The plan after the small tensors were read (scales, zero points): with what they say, and with
   /// what load() would refuse as its `refusal`.
   Plan inspect(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
-  /// The settings with bits of its own for each group of modules that shares an input, which together
-  /// take `bits_per_weight` at most, scales and zero points included: where fewer bits lose least by
-  /// options.calibration. They are rules of "dynamic", which the method must
-  /// know and readers other than GPTQModel and vLLM pass by. Takes as long as a calibration with the
-  /// fast recipe. Throws Error(usage) for a method without other bits, or rules in the settings given,
-  /// and when there are no bits that few.
+  /// The settings with bits of their own for modules (Quantizer::with_bits), which together take at
+  /// most `bits_per_weight`, scales and zero points included: modules that share an input the same,
+  /// and fewer where they lose least by options.calibration. Takes as long as a calibration with
+  /// the fast recipe. Throws Error(usage): a method without other bits, rules for modules in the
+  /// settings given, and no bits that few.
   Value choose_bits(const Checkpoint& checkpoint, const LoadOptions& options,
                     double bits_per_weight) const;
   /// Runs all steps: skeleton on meta, plan, check, convert, load, verify.
   LoadedModel load(const std::filesystem::path& folder, const LoadOptions& options = {}) const;
   LoadedModel load(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
   /// Makes save() write quantized modules in another layout of their method (Quantizer::formats).
-  /// Throws Error(usage) when the method has no such layout; one that does not fit a module is found
-  /// by save(), before a file is made.
+  /// Throws Error(usage) when the method has no such layout; one that does not fit a module is
+  /// found by save(), before a file is made.
   void set_format(LoadedModel& loaded, const std::string& format) const;
   /// Dense modules with the dequantized weights in `dtype` in place of all quantized ones.
   void dequantize(LoadedModel& loaded, at::ScalarType dtype) const;
@@ -140,8 +139,8 @@ class GRAFT_API Host {
  private:
   friend class ModelQuantizer;
   using GroupObserver = std::function<void(const ModuleGroup&)>;
-  LoadedModel load_or_fail(const Checkpoint& checkpoint, const LoadOptions& options,
-                           const GroupObserver& observe) const;
+  LoadedModel load_observed(const Checkpoint& checkpoint, const LoadOptions& options,
+                            const GroupObserver& observe) const;
   LoadedModel load_together(const Checkpoint& checkpoint, const LoadOptions& options,
                             const GroupObserver& observe) const;
   struct State;

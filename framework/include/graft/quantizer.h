@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "graft/context.h"
@@ -151,6 +152,12 @@ class GRAFT_API Quantizer {
   /// `config` with another of formats(); save() then writes that layout. Throws Error(usage).
   virtual QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const;
 
+  /// `settings` in which these modules (path, bits) have bits of their own, as the method's files
+  /// say it. Throws Error(usage): there is no way to, or the settings have rules for modules
+  /// already; for no modules, too, so that it can be asked before anything is computed.
+  virtual Value with_bits(const Value& settings,
+                          const std::vector<std::pair<std::string, int>>& modules) const;
+
   /// Whether settings without a checkpoint's word for it are taken to describe a quantized one.
   virtual bool pre_quantized_by_default() const = 0;
 
@@ -208,6 +215,6 @@ class GRAFT_API Quantizer {
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.
-inline constexpr const char* kQuantizerInterface = "graft.quantizer/3";
+inline constexpr const char* kQuantizerInterface = "graft.quantizer/4";
 
 }  // namespace graft

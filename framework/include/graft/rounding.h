@@ -48,6 +48,10 @@ struct RoundingOptions {
   static GRAFT_API RoundingOptions of(Recipe recipe);
 };
 
+/// Rows that stand for all of `whole` [N, ..]: every n-th run of `run` rows, 256 rows or a few more.
+/// All of them where there are not many, or where they do not come in such runs.
+GRAFT_API at::Tensor sampled_rows(const at::Tensor& whole, std::int64_t run);
+
 /// tr(M H M^T) of each matrix M [N, K] float32: what its outputs come to, squared, over inputs of the
 /// second moment `h` [K, K] float32. Runs on the pool; the same for any number of threads.
 GRAFT_API std::vector<double> output_energies(const std::vector<at::Tensor>& matrices,

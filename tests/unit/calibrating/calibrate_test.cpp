@@ -1,57 +1,24 @@
+#include "calibrating/calibrate.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <doctest/doctest.h>
 
 #include <fstream>
-#include <map>
 #include <set>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
 
-#include "../host/edited_folder.h"
-#include "calibrating/calibrate.h"
-#include "calibrating/second_moment.h"
+#include "calibrated_model.h"
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
-#include "graft/tokenizer.h"
 
 using namespace graft;
 using namespace graft::test;
-namespace fs = std::filesystem;
 
 namespace {
-
-const fs::path kGolden = GRAFT_TEST_DATA;
-
-TestHost& host() {
-  static TestHost instance;
-  return instance;
-}
-
-at::Tensor random_ids(const fs::path& folder, std::int64_t samples, std::int64_t length) {
-  const auto vocabulary = Checkpoint::open(folder).config().get_int("vocab_size", 0);
-  at::manual_seed(2);
-  return at::randint(vocabulary, {samples, length}, at::kLong);
-}
-
-LoadedModel calibrated(const fs::path& folder, const std::string& settings,
-                       const at::Tensor& ids = {}, Recipe recipe = Recipe::standard) {
-  LoadOptions options;
-  options.quantization_config = parse_json(settings);
-  options.dtype = at::kFloat;
-  options.calibration = ids.defined() ? ids : random_ids(folder, 4, 48);
-  options.recipe = recipe;
-  return host().host->load(folder, options);
-}
-
-at::Tensor logits(const LoadedModel& loaded, const at::Tensor& ids) {
-  const c10::InferenceMode guard;
-  Batch batch;
-  batch.input_ids = ids;
-  return loaded.model->forward(batch);
-}
 
 std::string bytes_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -59,19 +26,6 @@ std::string bytes_of(const fs::path& file) {
   out << in.rdbuf();
   return out.str();
 }
-
-const fs::path kLlama = kGolden / "vectors/tiny_llama_dense_fp16";
-const fs::path kMoe = kGolden / "vectors/tiny_qwen3moe_dense_fp16";
-
-constexpr const char* kSettings[] = {
-    R"({"quant_method": "gptq", "bits": 4, "group_size": 32})",
-    R"({"quant_method": "gptq", "bits": 3, "group_size": 32, "sym": false})",
-    R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true})",
-    R"({"quant_method": "gptq", "bits": 8, "group_size": -1, "checkpoint_format": "gptq_v2"})",
-    R"({"quant_method": "awq", "bits": 4, "group_size": 32})",
-    R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"})",
-    R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4",
-        "bnb_4bit_use_double_quant": true})"};
 
 }  // namespace
 
@@ -237,13 +191,7 @@ TEST_CASE("scales that move into a linear of AWQ are in its scales, and in its f
 TEST_CASE("a model whose up_proj takes scales computes what it did, better than without") {
   // One channel between up_proj and down_proj is far stronger than the others, as in trained
   // models.
-  const EditedFolder folder("vectors/tiny_llama_dense_fp16", [](const Value&, RawTensors& tensors) {
-    for (auto& [name, tensor] : tensors)
-      if (name.find("up_proj") != std::string::npos) {
-        auto* row = tensor.data<c10::Half>();
-        for (std::int64_t i = 0; i < tensor.shape[1]; ++i) row[i] = row[i] * 40.0F;
-      }
-  });
+  const EditedFolder folder("vectors/tiny_llama_dense_fp16", strengthen_a_channel);
   const auto ids = random_ids(folder.path(), 2, 20);
   LoadOptions options;
   options.dtype = at::kFloat;
@@ -264,37 +212,6 @@ TEST_CASE("what a norm divides by is what its rounded weight divides by") {
   norm.set_tensor("weight", at::ones({8}, at::kBFloat16));
   const auto divided = norm.divide_output(at::full({8}, 1.003F));
   CHECK(divided.equal(1 / norm.weight.to(at::kFloat)));
-}
-
-TEST_CASE("the second moment is the mean of x x^T") {
-  at::manual_seed(3);
-  const auto x = at::randn({3, 1500, 300});
-  const auto rows = x.view({-1, 300}).to(at::kDouble);
-  const auto expected = at::mm(rows.t(), rows) / 4500;
-  const auto found = second_moment({x.narrow(0, 0, 1), at::Tensor(), x.narrow(0, 1, 2)});
-  CHECK(found.equal(found.t()));
-  CHECK(at::allclose(found.to(at::kDouble), expected, 1e-4, 1e-5));
-}
-
-TEST_CASE("the second moment has the same bits whoever holds which batches") {
-  at::manual_seed(3);
-  std::vector<at::Tensor> inputs;
-  for (int i = 0; i < 7; ++i) inputs.push_back(i == 4 ? at::Tensor() : at::randn({2, 10 + i, 100}));
-  const auto rows = 2 * (6 * 10 + 0 + 1 + 2 + 3 + 5 + 6);
-  const auto whole = second_moment(inputs);
-  for (const std::int64_t holders : {2, 3, 7}) {
-    CAPTURE(holders);
-    std::vector<BatchRange> nodes;
-    std::vector<at::Tensor> sums;
-    for (std::int64_t h = 0; h < holders; ++h)
-      for (const auto& node : nodes_of(7, {h * 7 / holders, (h + 1) * 7 / holders})) {
-        nodes.push_back(node);
-        sums.push_back(
-            sum_of_products({inputs.begin() + node.first, inputs.begin() + node.last}, node));
-      }
-    CHECK(second_moment(100, 7, nodes, sums, rows).equal(whole));
-  }
-  CHECK_FALSE(second_moment({at::Tensor(), at::empty({0, 8})}).defined());
 }
 
 TEST_CASE("a method that needs calibration text says so") {
@@ -337,130 +254,6 @@ TEST_CASE("a recipe where nothing is calibrated, and one that there is not, are 
     CHECK(parse_recipe(word_of(recipe)) == recipe);
   CHECK(contains(message_of([] { parse_recipe("slow"); }),
                  "--recipe: no such recipe: expected fast, default or best, found 'slow'"));
-}
-
-TEST_CASE("windows of calibration text have the tokenizer's special tokens around each") {
-  const auto bert = Tokenizer::open(kGolden / "tokenizer/bert");
-  const std::string text = "one two three four five six seven eight nine ten";
-  const auto whole = bert.encode(text);
-  const auto ids = calibration_ids(bert, text, {3, 5});
-  REQUIRE(ids.sizes() == at::IntArrayRef{3, 5});
-  for (std::int64_t i = 0; i < 3; ++i) {
-    CHECK(ids[i][0].item<std::int64_t>() == whole.front());  // [CLS]
-    CHECK(ids[i][4].item<std::int64_t>() == whole.back());   // [SEP]
-  }
-  CHECK(ids[0][1].item<std::int64_t>() == whole[1]);
-  // A byte-level tokenizer without them adds none.
-  const auto plain = calibration_ids(Tokenizer::open(kGolden / "tokenizer/gpt2"), text, {1, 512});
-  CHECK(plain.size(1) ==
-        static_cast<std::int64_t>(Tokenizer::open(kGolden / "tokenizer/gpt2").encode(text).size()));
-}
-
-TEST_CASE("several calibration files share the samples by their weights, and chats are texts") {
-  const TemporaryFolder folder;
-  fs::copy(kGolden / "tokenizer/smollm/tokenizer.json", folder.path());
-  const auto write = [&](const char* name, const std::string& content) {
-    std::ofstream(folder.path() / name, std::ios::binary) << content;
-    return folder.path() / name;
-  };
-  std::string words, chats;
-  for (int i = 0; i < 60; ++i) words += "All that is gold does not glitter. ";
-  for (int i = 0; i < 20; ++i)
-    chats += R"({"messages": [{"role": "user", "content": "Who are you?"}, )"
-             R"({"role": "assistant", "content": "Nobody."}]})"
-             "\n";
-  const auto text = write("a.txt", words), chat = write("b.jsonl", chats);
-  const auto read = [&](const std::vector<CalibrationFile>& files, const CalibrationSize& size) {
-    return read_calibration_files(folder.path(), files, size);
-  };
-  const auto message = message_of([&] { read({{chat, 1}}, {4, 16}); });
-  CHECK(contains(message, "b.jsonl': line 1: "));
-  CHECK(contains(message, "this model has no chat template; give the whole text, in a field"));
-  write("chat_template.jinja",
-        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
-        "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
-        "{{ '<|im_start|>assistant\n' }}{% endif %}");
-  const auto both = read({{text, 3}, {chat, 1}}, {8, 16});
-  CHECK((both.samples == std::vector<std::int64_t>{6, 2}));
-  REQUIRE(both.ids.sizes() == at::IntArrayRef{8, 16});
-  CHECK(both.ids.narrow(0, 0, 6).equal(read({{text, 1}}, {6, 16}).ids));
-  CHECK(both.ids.narrow(0, 6, 2).equal(read({{chat, 1}}, {2, 16}).ids));
-  const auto tokenizer = Tokenizer::open(folder.path());
-  const auto turns = tokenizer.decode({both.ids[6].const_data_ptr<std::int64_t>(), 16});
-  CAPTURE(turns);
-  CHECK(turns.starts_with("<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"));
-  CHECK(both.held_out.size(0) == 8);
-  // However light, a file gives a sample.
-  CHECK((read({{text, 1000}, {chat, 0.001}}, {8, 16}).samples == std::vector<std::int64_t>{7, 1}));
-  CHECK((read({{chat, 1}, {chat, 1}, {text, 1}}, {8, 16}).samples ==
-         std::vector<std::int64_t>{3, 2, 3}));
-  CHECK(contains(message_of([&] { read({{text, 1}, {chat, 1}}, {1, 16}); }),
-                 "more calibration files than samples: expected at least 2 samples, found 1"));
-  CHECK(contains(message_of([&] { read({{text, 1}, {chat, 0}}, {8, 16}); }),
-                 "b.jsonl': a calibration file has no share of the samples"));
-  const auto brief = write("c.txt", "one two three four five six seven eight nine ten");
-  CHECK(contains(message_of([&] { read({{text, 1}, {brief, 1}}, {8, 64}); }),
-                 "c.txt': the files give samples of different lengths: expected 64 tokens, as "));
-  write("d.jsonl", R"({"messages": [{"role": "tool", "content": "x"}]})");
-  CHECK(contains(message_of([&] { read({{folder.path() / "d.jsonl", 1}}, {8, 16}); }),
-                 "d.jsonl': line 1: unknown role 'tool'"));
-}
-
-TEST_CASE("bits are chosen for each group within what a weight may take, and written as rules") {
-  LoadOptions options;
-  options.dtype = at::kFloat;
-  options.quantization_config =
-      parse_json(R"({"quant_method": "gptq", "group_size": 32, "desc_act": true})");
-  options.calibration = random_ids(kLlama, 4, 48);
-  const auto checkpoint = Checkpoint::open(kLlama);
-  const auto settings = host().host->choose_bits(checkpoint, options, 5);
-  REQUIRE(settings.find("dynamic"));
-  CHECK(settings.at("bits").as_int() == 4);
-  auto chosen = options;
-  chosen.quantization_config = settings;
-  const auto loaded = host().host->load(checkpoint, chosen);
-  CHECK(loaded.plan.bits_per_weight() <= 5);
-  CHECK(loaded.plan.bits_per_weight() > 4.5);
-  std::map<std::string, std::string> made;
-  std::set<std::string> all;
-  for (const auto& entry : loaded.plan.entries)
-    if (entry.action == Action::quantize) all.insert(made[entry.spec.path] = entry.settings);
-  CHECK(all.size() > 1);
-  for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
-    // Runtimes that fuse them read them as one.
-    CHECK(made[layer + "self_attn.q_proj"] == made[layer + "self_attn.k_proj"]);
-    CHECK(made[layer + "self_attn.q_proj"] == made[layer + "self_attn.v_proj"]);
-    CHECK(made[layer + "mlp.gate_proj"] == made[layer + "mlp.up_proj"]);
-  }
-  const auto ids = random_ids(kLlama, 1, 8);
-  const TemporaryFolder out;
-  host().host->save(loaded, out.path() / "m");
-  LoadOptions again;
-  again.dtype = at::kFloat;
-  CHECK(logits(host().host->load(out.path() / "m", again), ids).equal(logits(loaded, ids)));
-
-  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 2); }),
-                 "no choice of bits is as small as that: expected at least "));
-  options.quantization_config = settings;
-  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
-                 "field 'dynamic': bits cannot be chosen beside rules for modules"));
-  for (const std::size_t method : {4U, 5U}) {
-    options.quantization_config = parse_json(kSettings[method]);
-    CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
-                   "the method has no bits to choose from"));
-  }
-}
-
-TEST_CASE("calibration text that cannot be used is refused") {
-  const auto message = [&](const at::Tensor& ids, const char* settings = kSettings[0]) {
-    return message_of([&] { calibrated(kLlama, settings, ids); });
-  };
-  CHECK(contains(message(at::full({1, 4}, 1 << 20, at::kLong)), "not in the model's vocabulary"));
-  CHECK(contains(message(at::zeros({4}, at::kLong)), "[B, T] int64, not empty"));
-  CHECK(contains(message(at::zeros({1, 0}, at::kLong)), "[B, T] int64, not empty"));
-  CHECK(contains(message(at::ones({1, 4}, at::kLong),
-                         R"({"quant_method": "bitsandbytes", "load_in_8bit": true})"),
-                 "makes no use of calibration text"));
 }
 
 TEST_CASE(

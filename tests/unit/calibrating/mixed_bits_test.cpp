@@ -2,7 +2,11 @@
 
 #include <doctest/doctest.h>
 
-#include "thrown_by.h"
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "calibrated_model.h"
 
 using namespace graft;
 using namespace graft::test;
@@ -41,4 +45,56 @@ TEST_CASE("more bits that lose more are not taken, and unknown errors count as t
                                         group("no token", 40, {{2, -1}, {4, -1}})};
   CHECK(choose_bits(groups, 40) == Bits{2, 4});  // the same gain for half the bytes
   CHECK(choose_bits({group("no token", 40, {{2, -1}, {4, -1}})}, 1000) == Bits{2});
+}
+
+TEST_CASE("bits are chosen for each group within what a weight may take, and written as rules") {
+  LoadOptions options;
+  options.dtype = at::kFloat;
+  options.quantization_config =
+      parse_json(R"({"quant_method": "gptq", "group_size": 32, "desc_act": true})");
+  options.calibration = random_ids(kLlama, 4, 48);
+  const auto checkpoint = Checkpoint::open(kLlama);
+  const auto settings = host().host->choose_bits(checkpoint, options, 5);
+  REQUIRE(settings.find("dynamic"));
+  auto chosen = options;
+  chosen.quantization_config = settings;
+  const auto loaded = host().host->load(checkpoint, chosen);
+  CHECK(loaded.plan.bits_per_weight() <= 5);
+  CHECK(loaded.plan.bits_per_weight() > 4.5);
+  std::map<std::string, std::string> made;
+  std::set<std::string> all;
+  for (const auto& entry : loaded.plan.entries)
+    if (entry.action == Action::quantize) all.insert(made[entry.spec.path] = entry.settings);
+  CHECK(all.size() > 1);
+  for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+    // Runtimes that fuse them read them as one.
+    CHECK(made[layer + "self_attn.q_proj"] == made[layer + "self_attn.k_proj"]);
+    CHECK(made[layer + "self_attn.q_proj"] == made[layer + "self_attn.v_proj"]);
+    CHECK(made[layer + "mlp.gate_proj"] == made[layer + "mlp.up_proj"]);
+  }
+  const auto ids = random_ids(kLlama, 1, 8);
+  const TemporaryFolder out;
+  host().host->save(loaded, out.path() / "m");
+  LoadOptions again;
+  again.dtype = at::kFloat;
+  CHECK(logits(host().host->load(out.path() / "m", again), ids).equal(logits(loaded, ids)));
+
+  // More than there is gives the most bits everywhere, and needs no rules.
+  const auto most = host().host->choose_bits(checkpoint, options, HUGE_VAL);
+  CHECK(most.at("bits").as_int() == 8);
+  CHECK_FALSE(most.find("dynamic"));
+  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 2); }),
+                 "no choice of bits is as small as that: expected at least "));
+  options.quantization_config = settings;
+  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
+                 "field 'dynamic': bits cannot be chosen beside rules for modules"));
+  for (const std::size_t method : {4U, 5U}) {
+    options.quantization_config = parse_json(kSettings[method]);
+    CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
+                   "the method's modules all have the same bits"));
+  }
+  // What is wrong with the settings is said as ever.
+  options.quantization_config = parse_json(R"({"quant_method": "gptq", "group_size": -3})");
+  CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
+                 "field 'group_size'"));
 }

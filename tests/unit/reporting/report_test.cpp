@@ -38,8 +38,7 @@ at::Tensor random_ids(std::int64_t samples, std::int64_t length) {
 }
 
 TensorToWrite ids_to_write(const at::Tensor& ids) {
-  return {"input_ids", Dtype::I64, ids.sizes().vec(),
-          [ids] {
+  return {"input_ids", Dtype::I64, ids.sizes().vec(), [ids] {
             return std::shared_ptr<const void>(ids.const_data_ptr(), [ids](const void*) {});
           }};
 }
@@ -220,7 +219,8 @@ TEST_CASE("a sample of padding is not used, and the report counts it") {
   auto rows = random_ids(4, 16);
   rows[1].fill_(5);
   write_tensor_file(folder.path() / "ids.safetensors", {ids_to_write(rows)});
-  const auto text = read_calibration_files(kLlama, {CalibrationFile{folder.path() / "ids.safetensors"}}, {3, 512});
+  const auto text = read_calibration_files(
+      kLlama, {CalibrationFile{folder.path() / "ids.safetensors"}}, {3, 512});
   CHECK(text.left_out == 1);
   CHECK(text.ids.equal(at::stack({rows[0], rows[2]})));
   CHECK(text.held_out.equal(rows.narrow(0, 3, 1)));
@@ -235,7 +235,8 @@ TEST_CASE("a sample of padding is not used, and the report counts it") {
   both[0].fill_(6);
   write_tensor_file(folder.path() / "all.safetensors", {ids_to_write(both)});
   CHECK(contains(message_of([&] {
-                   read_calibration_files(kLlama, {CalibrationFile{folder.path() / "all.safetensors"}}, {3, 512});
+                   read_calibration_files(
+                       kLlama, {CalibrationFile{folder.path() / "all.safetensors"}}, {3, 512});
                  }),
                  "each sample is one token over and over"));
 }
@@ -250,9 +251,8 @@ TEST_CASE("a report names no folder of the machine and no time") {
 
 TEST_CASE("the name of the model it was made from is known from the cache and from the config") {
   const auto named = [](const char* name) {
-    return EditedFolder("vectors/tiny_llama_dense_fp16", [&](Value& config, RawTensors&) {
-      config.set("_name_or_path", name);
-    });
+    return EditedFolder("vectors/tiny_llama_dense_fp16",
+                        [&](Value& config, RawTensors&) { config.set("_name_or_path", name); });
   };
   CHECK(base_model_name(Checkpoint::open(named("org/model-1.5").path())) == "org/model-1.5");
   for (const char* none : {"/home/me", "a/b/c", "../x", "model", "org/<x>", ""}) {
