@@ -91,6 +91,19 @@ class OneThreadForTorch {
   bool inside_before_;
 };
 
+/// libgomp's threads spin for milliseconds after each parallel region of LibTorch's, beside whoever
+/// would work by then, unless there are more of them than processors. Of a helper it knows nothing;
+/// of the second thread in a team that this one has begun it does, and the two stand for each other.
+void be_counted_by_libgomp() noexcept {
+  try {
+    std::thread([] {}).join();
+  } catch (...) {
+    return;  // where the system gives no more threads libgomp would end the process
+  }
+#pragma omp parallel num_threads(2)
+  relax();
+}
+
 class Pool {
  public:
   static Pool& get() {
@@ -254,6 +267,8 @@ class Pool {
     } catch (...) {
       // The system gives no more threads: those that there are do.
     }
+    while (ready_.load(std::memory_order_acquire) < started_.load(std::memory_order_relaxed))
+      std::this_thread::yield();
     return started_.load(std::memory_order_relaxed) > 0;
   }
 
@@ -261,6 +276,8 @@ class Pool {
     at::get_num_threads();  // LibTorch sets its number on a thread's first call, so before ours
     omp_set_num_threads(1);
     inside = true;
+    be_counted_by_libgomp();
+    ready_.fetch_add(1, std::memory_order_release);
     for (uint32_t seen = 0;;) {
       seen = wait_for_job(seen);
       Job* job = current_.load(std::memory_order_seq_cst);
@@ -304,7 +321,7 @@ class Pool {
   std::vector<std::unique_ptr<Job>> jobs_;
   std::atomic<Job*> current_{nullptr};
   std::atomic<uint32_t> epoch_{0};
-  std::atomic<int32_t> sleepers_{0}, started_{0};
+  std::atomic<int32_t> sleepers_{0}, started_{0}, ready_{0};
 };
 
 int32_t threads() noexcept {
