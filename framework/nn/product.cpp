@@ -10,9 +10,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   const std::int64_t outputs = weight.size(0), inputs = weight.size(1);
   const bool few = x.numel() > inputs && x.numel() < kFewRows * inputs;
   if (!few || !x.is_cpu() || x.scalar_type() != at::kFloat || x.requires_grad() ||
-      weight.requires_grad())
+      weight.requires_grad() || (bias.defined() && bias.requires_grad()))
     return at::linear(x, weight, bias);
-  const auto height = std::clamp<std::int64_t>(kWeights / inputs, 1, outputs);
+  const auto height = std::max<std::int64_t>(kWeights / inputs, 1);
   auto sizes = x.sizes().vec();
   sizes.back() = outputs;
   auto y = at::empty(sizes, x.options());

@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <atomic>
 #include <mutex>
@@ -7,24 +6,16 @@
 
 #include "cli/conformance/conformance.h"
 #include "graft/error.h"
+#include "plugins/torch_threads.h"
 
 namespace graft::cli {
 namespace {
-
-/// Sets the number of threads for a while.
-struct Threads {
-  explicit Threads(int number) : before(at::get_num_threads()) { at::set_num_threads(number); }
-  ~Threads() { at::set_num_threads(before); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-  int before;
-};
 
 void number_of_threads(const Tried& tried) {
   for_each_trial(tried, [](const Subject& subject, const ModuleSpec& spec) {
     const auto x = random_normal({9, spec.in_features}, 21);
     const auto with = [&](int number) {
-      const Threads threads(number);
+      const TorchThreads threads(number);
       const auto module = filled_module(subject, spec, 22);
       return module
                  ? std::pair(forward(*module, x), subject.quantizer->save(*module, *subject.config))

@@ -1,7 +1,6 @@
 #include "calibrating/calibrate.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <doctest/doctest.h>
 
@@ -14,6 +13,7 @@
 #include "calibrated_model.h"
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
+#include "plugins/torch_threads.h"
 
 using namespace graft;
 using namespace graft::test;
@@ -104,18 +104,16 @@ TEST_CASE("experts are calibrated with the tokens they get, and those without an
 }
 
 TEST_CASE("the same text gives the same bytes for any number of threads") {
-  const int before = at::get_num_threads();
   for (const char* settings : {kSettings[0], kSettings[4], kSettings[6]}) {
     CAPTURE(settings);
     const TemporaryFolder out;
     for (const int threads : {1, 2}) {
-      at::set_num_threads(threads);
+      const TorchThreads limit(threads);
       host().host->save(calibrated(kLlama, settings), out.path() / std::to_string(threads));
     }
     CHECK(bytes_of(out.path() / "1/model.safetensors") ==
           bytes_of(out.path() / "2/model.safetensors"));
   }
-  at::set_num_threads(before);
 }
 
 TEST_CASE("every architecture can be calibrated, saved, and loaded again as the same model") {

@@ -1,8 +1,9 @@
 #include "graft/nn/product.h"
 
-#include <ATen/Parallel.h>
 #include <doctest/doctest.h>
 #include <torch/types.h>
+
+#include "plugins/torch_threads.h"
 
 using namespace graft;
 
@@ -14,14 +15,6 @@ at::Tensor values(at::IntArrayRef sizes) {
   return at::arange(count, at::kFloat).mul(0.7).sin().view(sizes);
 }
 
-struct Threads {
-  explicit Threads(int number) : before(at::get_num_threads()) { at::set_num_threads(number); }
-  ~Threads() { at::set_num_threads(before); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-  int before;
-};
-
 }  // namespace
 
 TEST_CASE("a product of any number of rows has the same bits for any number of threads") {
@@ -30,7 +23,7 @@ TEST_CASE("a product of any number of rows has the same bits for any number of t
     CAPTURE(rows);
     const auto x = values({rows, 192});
     const auto with = [&](int number) {
-      const Threads threads(number);
+      const TorchThreads threads(number);
       return nn::linear(x, weight, bias);
     };
     const auto alone = with(1);
@@ -41,7 +34,7 @@ TEST_CASE("a product of any number of rows has the same bits for any number of t
 
 TEST_CASE("a product is that of at::linear, whatever the shape, the type and the strides") {
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble})
-    for (const std::int64_t outputs : {1, 3, 700}) {
+    for (const std::int64_t outputs : {0, 1, 3, 700}) {
       const auto weight = values({192, outputs}).t().to(dtype), bias = values({outputs}).to(dtype);
       for (const auto& x : {values({2, 3, 192}), values({192}), values({0, 192}),
                             values({192, 7}).t(), values({40, 192})}) {
@@ -57,8 +50,14 @@ TEST_CASE("a product is that of at::linear, whatever the shape, the type and the
 
 TEST_CASE("a product of few rows keeps gradients where they are wanted") {
   const auto x = values({5, 8}).requires_grad_(true);
-  nn::linear(x, values({3, 8})).sum().backward();
-  CHECK(x.grad().defined());
+  const auto weight = values({3, 8}).requires_grad_(true), bias = values({3}).requires_grad_(true);
+  for (const auto& wanted : {x, weight, bias}) {
+    const auto or_fixed = [&](const at::Tensor& one) {
+      return one.is_same(wanted) ? one : one.detach();
+    };
+    nn::linear(or_fixed(x), or_fixed(weight), or_fixed(bias)).sum().backward();
+    CHECK(wanted.grad().defined());
+  }
 }
 
 TEST_CASE("each part is run once, for none and one of them too") {

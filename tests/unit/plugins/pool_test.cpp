@@ -8,16 +8,11 @@
 #include <thread>
 #include <vector>
 
+#include "plugins/torch_threads.h"
+
 using namespace graft;
 
 namespace {
-
-/// Two threads, whatever the machine has.
-struct TwoThreads {
-  int before = at::get_num_threads();
-  TwoThreads() { at::set_num_threads(2); }
-  ~TwoThreads() { at::set_num_threads(before); }
-};
 
 struct Shared {
   std::thread::id caller;
@@ -42,7 +37,7 @@ void deliver(void* context, std::int64_t chunk, const void* staging) noexcept {
 }  // namespace
 
 TEST_CASE("every chunk runs once, however many there are") {
-  const TwoThreads two;
+  const TorchThreads two(2);
   for (const std::int64_t chunks : {0, 1, 2, 7, 1000}) {
     std::vector<std::atomic<int>> ran(static_cast<std::size_t>(chunks));
     for_each_chunk(pool(), chunks, [&](std::int64_t i) { ++ran[static_cast<std::size_t>(i)]; });
@@ -51,7 +46,7 @@ TEST_CASE("every chunk runs once, however many there are") {
 }
 
 TEST_CASE("two threads work on one job at the same time") {
-  const TwoThreads two;
+  const TorchThreads two(2);
   std::atomic<int> inside{0}, met{0};
   const auto until = std::chrono::steady_clock::now() + std::chrono::minutes(1);
   for_each_chunk(pool(), 2, [&](std::int64_t) {
@@ -63,7 +58,7 @@ TEST_CASE("two threads work on one job at the same time") {
 }
 
 TEST_CASE("a job inside a chunk runs there, and LibTorch computes with one thread") {
-  const TwoThreads two;
+  const TorchThreads two(2);
   std::atomic<int> inner{0}, wrong{0};
   for_each_chunk(pool(), 8, [&](std::int64_t) {
     const auto here = std::this_thread::get_id();
@@ -79,7 +74,7 @@ TEST_CASE("a job inside a chunk runs there, and LibTorch computes with one threa
 }
 
 TEST_CASE("jobs of several threads at once all finish") {
-  const TwoThreads two;
+  const TorchThreads two(2);
   std::atomic<int> ran{0};
   std::vector<std::thread> callers;
   for (int t = 0; t < 4; ++t)
@@ -91,7 +86,7 @@ TEST_CASE("jobs of several threads at once all finish") {
 }
 
 TEST_CASE("a staged job returns although a helper is stuck, and its late result is dropped") {
-  const TwoThreads two;
+  const TorchThreads two(2);
   for (int round = 0; round < 20; ++round) {
     std::atomic<bool> released{false};
     std::atomic<int> computed{0};
@@ -109,7 +104,7 @@ TEST_CASE("a staged job returns although a helper is stuck, and its late result 
 }
 
 TEST_CASE("staged jobs of changing sizes reuse the pool's memory") {
-  const TwoThreads two;
+  const TorchThreads two(2);
   std::atomic<bool> released{true};
   std::atomic<int> computed{0};
   for (const std::int64_t chunks : {1, 300, 2, 40, 1000, 3}) {

@@ -9,6 +9,7 @@
 #include "graft/comparison.h"
 #include "graft/evaluate.h"
 #include "graft/module_graph.h"
+#include "plugins/torch_threads.h"
 
 using namespace graft;
 using namespace graft::test;
@@ -124,17 +125,15 @@ TEST_CASE("layers of every decoder are watched, and the models are as before aft
 }
 
 TEST_CASE("a comparison gives the same bits for any number of threads") {
-  const int before = at::get_num_threads();
   const auto ids = windows(3, 40);
   std::string first;
   for (const int threads : {1, 2, 3}) {
-    at::set_num_threads(threads);
+    const TorchThreads limit(threads);
     const auto found = to_json(to_value(compare(model_of(kLlama), model_of(kLlama, kNf4), ids)));
     if (first.empty()) first = found;
     CHECK(found == first);
     CHECK(at::get_num_threads() == threads);
   }
-  at::set_num_threads(before);
 }
 
 TEST_CASE("what cannot be compared is refused, and a comparison can be interrupted") {
