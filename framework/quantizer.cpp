@@ -33,7 +33,7 @@ QuantConfigPtr Quantizer::in_format(const QuantConfig&, const std::string& forma
 
 Value Quantizer::with_bits(const Value&, const std::vector<std::pair<std::string, int>>&) const {
   throw Error(ErrorKind::usage, "the method's modules all have the same bits")
-      .hint("give a number of bits");
+      .hint("leave out the choice of bits");
 }
 
 std::shared_ptr<const Findings> Quantizer::examine(const ModuleSpec&, const QuantConfig&,

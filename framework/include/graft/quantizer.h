@@ -153,8 +153,8 @@ class GRAFT_API Quantizer {
   virtual QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const;
 
   /// `settings` in which these modules (path, bits) have bits of their own, as the method's files
-  /// say it. Throws Error(usage): there is no way to, or the settings have rules for modules
-  /// already; for no modules, too, so that it can be asked before anything is computed.
+  /// say it; bits are choices of the option "bits". Throws Error(usage): there is no way to, or the
+  /// settings have rules for modules already; for no modules, too: asked before all else.
   virtual Value with_bits(const Value& settings,
                           const std::vector<std::pair<std::string, int>>& modules) const;
 
