@@ -16,6 +16,9 @@
 
 #include "plugins/one_torch_thread.h"
 
+// Of MKL inside LibTorch, when it is built with it.
+extern "C" int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
+
 namespace graft {
 namespace {
 
@@ -72,22 +75,30 @@ thread_local int held = 0;
 
 int allowed_threads() { return held > 0 ? held : at::get_num_threads(); }
 
+/// Gives MKL this number of threads in the calling thread, and what it had. OpenMP's number does not
+/// count where LibTorch has set MKL's, as it does on a thread's first call.
+int limit_mkl(int threads) noexcept {
+  return MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(threads) : 0;
+}
+
 /// LibTorch computes with one thread while a job of ours runs, in this thread and in the helpers.
 class OneThreadForTorch {
  public:
-  OneThreadForTorch() : before_(omp_get_max_threads()), inside_before_(inside) {
+  OneThreadForTorch()
+      : before_(omp_get_max_threads()), mkl_before_(limit_mkl(1)), inside_before_(inside) {
     inside = true;
     if (before_ != 1) omp_set_num_threads(1);
   }
   ~OneThreadForTorch() {
     if (before_ != 1) omp_set_num_threads(before_);
+    limit_mkl(mkl_before_);
     inside = inside_before_;
   }
   OneThreadForTorch(const OneThreadForTorch&) = delete;
   OneThreadForTorch& operator=(const OneThreadForTorch&) = delete;
 
  private:
-  int before_;
+  int before_, mkl_before_;
   bool inside_before_;
 };
 
@@ -276,6 +287,7 @@ class Pool {
     at::get_num_threads();  // LibTorch sets its number on a thread's first call, so before ours
     omp_set_num_threads(1);
     inside = true;
+    limit_mkl(1);
     be_counted_by_libgomp();
     ready_.fetch_add(1, std::memory_order_release);
     for (uint32_t seen = 0;;) {

@@ -1,5 +1,6 @@
 #include "graft/pool.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <doctest/doctest.h>
 
@@ -117,4 +118,20 @@ TEST_CASE("staged jobs of changing sizes reuse the pool's memory") {
     for (std::int64_t i = 0; i < chunks; ++i) CHECK(out[static_cast<std::size_t>(i)] == i * i);
   }
   pool().drain();
+}
+
+TEST_CASE("a product inside a chunk has the bits that it has with one thread") {
+  const auto x = at::arange(9 * 67, at::kFloat).mul(0.7).sin().view({9, 67});
+  const auto w = at::arange(67 * 129, at::kFloat).mul(0.3).sin().view({67, 129});
+  at::Tensor alone;
+  {
+    const TorchThreads one(1);
+    alone = at::mm(x, w);
+  }
+  const TorchThreads two(2);
+  std::vector<at::Tensor> found(64);
+  for_each_chunk(pool(), 64, [&](std::int64_t i) {
+    found[static_cast<std::size_t>(i)] = at::mm(x, w);
+  });
+  for (const auto& one : found) CHECK(at::equal(one, alone));
 }
