@@ -30,9 +30,10 @@ std::int64_t middle(const BatchRange& node) {
   return node.first + half;
 }
 
+constexpr std::int64_t kPiece = 64;  ///< rows that one job of the pool puts into panels
+
 /// The rows x [R, K] as float32 in panels [panels][R][48], zeros behind the last column.
 void fill_panels(const at::Tensor& x, float* panels) {
-  constexpr std::int64_t kPiece = 64;
   const auto rows = x.size(0), k = x.size(1);
   for_each_chunk(pool(), (rows + kPiece - 1) / kPiece, [&](std::int64_t piece) {
     const c10::InferenceMode guard;
@@ -49,23 +50,68 @@ void fill_panels(const at::Tensor& x, float* panels) {
   });
 }
 
+/// The rows x [R, K] of bfloat16 in panels of pairs [panels][(R + 1) / 2][48], zeros behind the last
+/// column and the last row.
+void fill_panels(const at::Tensor& x, std::uint32_t* panels) {
+  const auto rows = x.size(0), k = x.size(1), pairs = (rows + 1) / 2;
+  for_each_chunk(pool(), (rows + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    const c10::InferenceMode guard;
+    const auto first = piece * kPiece, some = std::min(kPiece, rows - first);
+    const auto values = x.narrow(0, first, some).contiguous();
+    const auto* from = reinterpret_cast<const std::uint16_t*>(values.const_data_ptr());
+    for (std::int64_t row = 0; row < some; row += 2)
+      for (std::int64_t c = 0; c < k; c += kSide) {
+        auto* to = panels + (c / kSide * pairs + (first + row) / 2) * kSide;
+        const auto width = std::min(kSide, k - c);
+        const auto* earlier = from + row * k + c;
+        const auto* later = earlier + k;
+        if (row + 1 < some)
+          for (std::int64_t i = 0; i < width; ++i)
+            to[i] = static_cast<std::uint32_t>(earlier[i]) << 16 | later[i];
+        else
+          for (std::int64_t i = 0; i < width; ++i)
+            to[i] = static_cast<std::uint32_t>(earlier[i]) << 16;
+        std::fill_n(to + width, kSide - width, 0U);
+      }
+  });
+}
+
+/// Adds the products of all pairs of panels, each `height` words high, to the tiles.
+template <class Word, class Tile>
+void add_products(const Word* words, std::int64_t height, std::int64_t panels, Tile tile,
+                  float* tiles) {
+  // The longest rows of tiles come first, so that none is left for the end.
+  for_each_chunk(pool(), panels, [&](std::int64_t i) {
+    for (std::int64_t j = i; j < panels; ++j)
+      tile(words + i * height * kSide, words + j * height * kSide, height,
+           tiles + (first_tile(i, panels) + j - i) * kSide * kSide);
+  });
+}
+
 /// Of one batch x [R, K], R > 0.
 at::Tensor sum_of_batch(const at::Tensor& x) {
   const auto panels = panels_of(x.size(1));
   auto sum = at::zeros({moment_tiles(x.size(1)), kSide, kSide}, at::kFloat);
   auto* tiles = sum.mutable_data_ptr<float>();
-  const auto tile = kernels::gram_tile(kernels::cpu_level());
-  auto packed = at::empty({panels, std::min(kRows, x.size(0)), kSide}, at::kFloat);
-  auto* values = packed.mutable_data_ptr<float>();
+  const auto level = kernels::cpu_level();
+  const auto pair_tile =
+      x.scalar_type() == at::kBFloat16 ? kernels::gram_pair_tile(level) : nullptr;
+  const auto most = std::min(kRows, x.size(0));
+  auto packed = at::empty({panels, pair_tile ? (most + 1) / 2 : most, kSide},
+                          pair_tile ? at::kInt : at::kFloat);
+  auto* words = packed.mutable_data_ptr();
   for (std::int64_t first = 0; first < x.size(0); first += kRows) {
     const auto rows = std::min(kRows, x.size(0) - first);
-    fill_panels(x.narrow(0, first, rows), values);
-    // The longest rows of tiles come first, so that none is left for the end.
-    for_each_chunk(pool(), panels, [&](std::int64_t i) {
-      for (std::int64_t j = i; j < panels; ++j)
-        tile(values + i * rows * kSide, values + j * rows * kSide, rows,
-             tiles + (first_tile(i, panels) + j - i) * kSide * kSide);
-    });
+    const auto some = x.narrow(0, first, rows);
+    if (pair_tile) {
+      auto* pairs = static_cast<std::uint32_t*>(words);
+      fill_panels(some, pairs);
+      add_products(pairs, (rows + 1) / 2, panels, pair_tile, tiles);
+    } else {
+      auto* values = static_cast<float*>(words);
+      fill_panels(some, values);
+      add_products(values, rows, panels, kernels::gram_tile(level), tiles);
+    }
   }
   return sum;
 }

@@ -21,4 +21,11 @@ GramTile gram_tile([[maybe_unused]] CpuLevel level) {
   return gram_tile_scalar;
 }
 
+GramPairTile gram_pair_tile([[maybe_unused]] CpuLevel level) {
+#if defined(__x86_64__)
+  if (level == CpuLevel::avx512 && cpu_has_bf16_dot()) return gram_pair_tile_avx512bf16;
+#endif
+  return nullptr;
+}
+
 }  // namespace graft::kernels

@@ -24,4 +24,17 @@ void gram_tile_avx512(const float* left, const float* right, std::int64_t rows, 
 /// All levels give the same bits.
 GramTile gram_tile(CpuLevel level);
 
+/// The same for values in bfloat16, two rows at a time: panels are [pairs][48], the earlier row of a
+/// pair in the upper half of each word, which the processor's dot adds first. So the bits are those
+/// of gram_tile, but for subnormal numbers, which the dot takes for zero.
+using GramPairTile = void (*)(const std::uint32_t* left, const std::uint32_t* right,
+                              std::int64_t pairs, float* tile);
+
+#if defined(__x86_64__)
+void gram_pair_tile_avx512bf16(const std::uint32_t* left, const std::uint32_t* right,
+                               std::int64_t pairs, float* tile);
+#endif
+/// Null where it would not be faster.
+GramPairTile gram_pair_tile(CpuLevel level);
+
 }  // namespace graft::kernels

@@ -35,3 +35,13 @@ TEST_CASE("the second moment has the same bits whoever holds which batches") {
   }
   CHECK_FALSE(second_moment({at::Tensor(), at::empty({0, 8})}).defined());
 }
+
+TEST_CASE("second moments of bfloat16 have the bits that those of the same float32 have") {
+  at::manual_seed(3);
+  for (const std::int64_t rows : {1, 2, 127, 2049}) {
+    CAPTURE(rows);
+    const auto x = (at::randn({rows, 100}) * at::randn({100}).exp()).to(at::kBFloat16);
+    CHECK(second_moment({x, x.narrow(0, 0, 1)})
+              .equal(second_moment({x.to(at::kFloat), x.narrow(0, 0, 1).to(at::kFloat)})));
+  }
+}
