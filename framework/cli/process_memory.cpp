@@ -4,6 +4,10 @@
 #include <fstream>
 #include <string>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace graft::cli {
 
 std::uint64_t memory_of_process(std::string_view field) {
@@ -12,6 +16,12 @@ std::uint64_t memory_of_process(std::string_view field) {
     if (line.starts_with(field) && line[field.size()] == ':')
       return std::strtoull(line.c_str() + field.size() + 1, nullptr, 10) * 1024;
   return 0;
+}
+
+void return_large_memory([[maybe_unused]] std::uint64_t bytes) {
+#ifdef __GLIBC__
+  if (bytes >= 1ULL << 30) mallopt(M_MMAP_THRESHOLD, 4 << 20);
+#endif
 }
 
 }  // namespace graft::cli

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "cli/process_memory.h"
 #include "cli/program.h"
 #include "cli/quantize_report.h"
 #include "graft/activations.h"
@@ -230,6 +231,7 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
     return program.context().progress("saving", done, total);
   };
   const Checkpoint checkpoint = Checkpoint::open(job.model);
+  return_large_memory(checkpoint.total_bytes());
   if (quantization_config_of(checkpoint.config()) && !job.ignore_config)
     throw Error(ErrorKind::usage, "the model is quantized already")
         .at(quote((job.model / "config.json").string()))

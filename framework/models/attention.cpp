@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <vector>
 
 namespace graft {
 namespace {
@@ -20,6 +21,26 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const std::optional<at::Tensor>& mask, bool causal) {
   const bool grouped = q.size(1) != k.size(1);
   return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal, scale, grouped);
+}
+
+/// Causal attention of as many rows as keys. LibTorch multiplies blocks of 512 keys whole, half of
+/// them for nothing when there are no more; pieces of the rows see no further than their last.
+at::Tensor attend_causally(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           double scale) {
+  constexpr std::int64_t kBlock = 512, kPiece = 128;
+  const auto rows = q.size(2);
+  if (rows <= kPiece || rows > kBlock || !q.is_cpu())
+    return attend(q, k, v, scale, std::nullopt, true);
+  const auto options = at::TensorOptions(at::kLong);
+  std::vector<at::Tensor> pieces;
+  for (std::int64_t first = 0; first < rows; first += kPiece) {
+    const auto last = std::min(rows, first + kPiece);
+    const auto seen =
+        at::arange(last, options).unsqueeze(0) <= at::arange(first, last, options).unsqueeze(1);
+    pieces.push_back(attend(q.narrow(2, first, last - first), k.narrow(2, 0, last),
+                            v.narrow(2, 0, last), scale, seen, false));
+  }
+  return at::cat(pieces, 2);
 }
 
 /// The same with what scaled_dot_product_attention lacks: a cap on the scores, and sinks.
@@ -81,7 +102,8 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
     mask = seen;
   }
   if (plain) return attend_plainly(q, keys, values, how, mask);
-  return attend(q, keys, values, how.scale, mask, !mask && rows > 1);
+  if (!mask && rows > 1) return attend_causally(q, keys, values, how.scale);
+  return attend(q, keys, values, how.scale, mask, false);
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

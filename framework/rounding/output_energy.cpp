@@ -8,6 +8,24 @@
 #include "graft/rounding.h"
 
 namespace graft {
+namespace {
+
+/// Sum of x^T h x over the rows x of `rows` [R, K]. What is above h's diagonal counts twice, so a
+/// block of its columns is multiplied down to its own rows only.
+double energy(const at::Tensor& rows, const at::Tensor& h) {
+  constexpr std::int64_t kColumns = 256;
+  double sum = 0;
+  for (std::int64_t first = 0; first < h.size(0); first += kColumns) {
+    const auto width = std::min(kColumns, h.size(0) - first);
+    const auto block = h.narrow(1, first, width), own = rows.narrow(1, first, width);
+    auto product = at::mm(own, block.narrow(0, first, width));
+    if (first > 0) product.add_(at::mm(rows.narrow(1, 0, first), block.narrow(0, 0, first)), 2);
+    sum += product.mul_(own).sum(at::kDouble).item<double>();
+  }
+  return sum;
+}
+
+}  // namespace
 
 std::vector<double> output_energies(const std::vector<at::Tensor>& matrices, const at::Tensor& h) {
   constexpr std::int64_t kRows = 128;
@@ -23,7 +41,7 @@ std::vector<double> output_energies(const std::vector<at::Tensor>& matrices, con
     const auto& m = matrices[static_cast<std::size_t>(of)];
     const auto first = (i - begin[static_cast<std::size_t>(of)]) * kRows;
     const auto rows = m.narrow(0, first, std::min(kRows, m.size(0) - first));
-    out[i] = (at::mm(rows, h) * rows).sum(at::kDouble).item<double>();
+    out[i] = energy(rows, h);
   });
   work.complete(sums);
   std::vector<double> energies;

@@ -53,7 +53,7 @@ struct RoundingOptions {
 GRAFT_API at::Tensor sampled_rows(const at::Tensor& whole, std::int64_t run);
 
 /// tr(M H M^T) of each matrix M [N, K] float32: what its outputs come to, squared, over inputs of the
-/// second moment `h` [K, K] float32. Runs on the pool; the same for any number of threads.
+/// second moment `h` [K, K] float32, symmetric. Runs on the pool; the same for any number of threads.
 GRAFT_API std::vector<double> output_energies(const std::vector<at::Tensor>& matrices,
                                               const at::Tensor& h);
 

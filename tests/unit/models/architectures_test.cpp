@@ -73,4 +73,17 @@ TEST_CASE("a cache filled in pieces gives the logits of one pass") {
   }
 }
 
+TEST_CASE("logits do not depend on how many positions come behind them") {
+  const c10::InferenceMode guard;
+  const auto loaded = plain_host().load(golden("arch/llama"));
+  at::manual_seed(2);
+  const auto ids = at::randint(128, {2, 600}, at::kLong);
+  const auto whole = forward(*loaded.model, ids);
+  for (const std::int64_t length : {1, 100, 129, 300, 512}) {
+    CAPTURE(length);
+    CHECK(distance(forward(*loaded.model, ids.narrow(1, 0, length)),
+                   whole.narrow(1, 0, length)) <= 2e-5);
+  }
+}
+
 }  // namespace graft::tests
