@@ -454,6 +454,10 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
         .at("--recipe")
         .found(std::string(word_of(options.recipe)))
         .hint("give calibration text, or leave out the recipe");
+  if (!calibrated && options.all_experts)
+    throw Error(ErrorKind::usage, "there are no experts to calibrate: nothing is calibrated")
+        .at("--all-experts")
+        .hint("give calibration text, or leave out the option");
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   if (calibrated) {
@@ -461,7 +465,7 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
     std::optional<Journal> journal;
     if (options.ranks || !options.state.folder.empty()) {
       const auto job = describe_job(checkpoint, ready.plan, ready.quantizer->describe(),
-                                    state_->plugins, options.recipe, options.calibration);
+                                    state_->plugins, options);
       if (options.ranks) require_same_job(*options.ranks, job);
       JobState state = options.state;
       if (options.ranks && options.ranks->rank() > 0) state.folder = of_rank.emplace().path();
@@ -478,7 +482,8 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
     };
     loaded.calibration = quantize_calibrated(
         ready.model, ready.plan,
-        {options.recipe, &checkpoint, journal ? &*journal : nullptr, options.ranks, observe},
+        {options.recipe, options.all_experts, &checkpoint, journal ? &*journal : nullptr,
+         options.ranks, observe},
         static_cast<std::int64_t>(batches.size()), run, options.context, {});
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});

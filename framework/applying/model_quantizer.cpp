@@ -203,7 +203,8 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
 
 std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Block>& model,
                                                    const std::vector<std::function<void()>>& batches,
-                                                   const Context& context, Recipe recipe) {
+                                                   const Context& context, Recipe recipe,
+                                                   bool all_experts) {
   if (state_->pre_quantized)
     throw Error(ErrorKind::usage,
                 "calibrate: the settings describe a model that is quantized already")
@@ -217,7 +218,7 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
   auto report = quantize_calibrated(
-      model, state_->plan, {.recipe = recipe}, static_cast<std::int64_t>(batches.size()),
+      model, state_->plan, {.recipe = recipe, .all_experts = all_experts}, static_cast<std::int64_t>(batches.size()),
       [&](std::int64_t i) { batches[static_cast<std::size_t>(i)](); }, context, state_->observer);
   state_->converted = true;
   tie(model);

@@ -21,6 +21,7 @@
 #include "graft/nn/unary.h"
 #include "graft/ranks.h"
 #include "graft/rounding.h"
+#include "models/experts.h"
 #include "plugins/call.h"
 #include "plugins/one_torch_thread.h"
 
@@ -93,6 +94,7 @@ class Job {
 
   /// Gives producers back the tensors they had, unless finish() came to its end.
   ~Job() {
+    if (how_.all_experts) show_all_rows(false);
     if (finished_) return;
     for (auto done = divided_.rbegin(); done != divided_.rend(); ++done)
       for (const auto& [name, tensor] : done->second) done->first->set_tensor(name, tensor);
@@ -107,6 +109,7 @@ class Job {
   std::vector<GroupReport> take_report() { return std::move(report_); }
 
  private:
+  bool show_all_rows(bool all);
   std::optional<std::size_t> next_group();
   std::vector<at::Tensor> inputs_of(std::size_t group) const;
   void make(std::size_t index);
@@ -160,7 +163,21 @@ class Waiting : public nn::Unary {
   std::size_t group_, member_;
 };
 
+bool Job::show_all_rows(bool all) {
+  bool any = false;
+  for (const auto& [path, module] : named_modules(root_))
+    if (auto* experts = dynamic_cast<SequentialExperts*>(module.get())) {
+      experts->show_all_rows(all);
+      any = true;
+    }
+  return any;
+}
+
 void Job::install() {
+  if (how_.all_experts && !show_all_rows(true))
+    throw Error(ErrorKind::usage, "no experts of this model are modules of their own")
+        .at("--all-experts")
+        .hint("leave out the option");
   for (std::size_t g = 0; g < groups_.size(); ++g)
     for (std::size_t m = 0; m < groups_[g].members.size(); ++m) {
       Member& member = groups_[g].members[m];

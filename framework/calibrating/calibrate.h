@@ -19,6 +19,8 @@ class Ranks;
 
 struct Calibrating {
   Recipe recipe = Recipe::standard;
+  /// Experts that are modules of their own see all rows, not only those that the router sends them.
+  bool all_experts = false;
   /// Dense weights come from it when their turn comes; null: they are in the model.
   const Checkpoint* checkpoint = nullptr;
   /// Groups that it has are made from its records, the others kept in it; null: none is kept.

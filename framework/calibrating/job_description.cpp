@@ -61,7 +61,8 @@ std::string describe_plan(const Plan& plan) {
 }  // namespace
 
 Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& settings,
-                   const Plugins& plugins, Recipe recipe, const at::Tensor& ids) {
+                   const Plugins& plugins, const LoadOptions& options) {
+  const at::Tensor& ids = options.calibration;
   Value versions(Value::Object{});
   std::set<std::string> used{plan.plugin};
   for (const auto& entry : plan.entries)
@@ -87,7 +88,8 @@ Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& 
   job.set("weights", describe_weights(checkpoint));
   job.set("dtype", std::string(dtype_word(plan.dtype)));
   job.set("settings", settings);
-  job.set("recipe", std::string(word_of(recipe)));
+  job.set("recipe", std::string(word_of(options.recipe)));
+  job.set("all_experts", options.all_experts);
   job.set("plan", describe_plan(plan));
   job.set("calibration", std::move(text));
   return job;

@@ -30,6 +30,7 @@ CalibrationTrial try_it(Program& program, const Checkpoint& checkpoint, LoadOpti
         .hint("name a --method that calibrates, or give --calibration FILE");
   options.calibration = texts.calibration->ids;
   options.recipe = job.recipe;
+  options.all_experts = job.all_experts;
   return try_calibration(program.host(), checkpoint, options);
 }
 
@@ -117,7 +118,7 @@ void add_plan(CLI::App& app, Program& program, bool with_methods) {
                                "Quantize the first two layers to tell how long all of it takes, "
                                "and in how much memory; reads their weights");
   given->calibration.add_to(*verb);
-  for (const char* name : {"--calibration", "--samples", "--seq-len", "--recipe"})
+  for (const char* name : {"--calibration", "--samples", "--seq-len", "--recipe", "--all-experts"})
     verb->get_option(name)->needs(trial);
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft plan models/SmolLM2-135M-Instruct --method METHOD");

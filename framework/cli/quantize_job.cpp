@@ -150,12 +150,15 @@ void CalibrationArguments::add_to(CLI::App& verb) {
   verb.add_option("--recipe", recipe,
                   "How much work calibration takes on itself: fast, default or best")
       ->capture_default_str();
+  verb.add_flag("--all-experts", all_experts,
+                "Calibrate experts with all tokens, not only those that the router sends them");
 }
 
 void CalibrationArguments::put_into(QuantizeJob& job) const {
   for (const auto& file : files) job.calibration.push_back(calibration_file(file));
   job.size = size;
   job.recipe = parse_recipe(recipe);
+  job.all_experts = all_experts;
 }
 
 fs::path job_folder(const fs::path& output) { return FolderWriter::sibling(output, "job"); }
@@ -179,6 +182,7 @@ Value to_value(const QuantizeJob& job, const Program& program) {
   out.set("samples", job.size.samples);
   out.set("seq_len", job.size.length);
   out.set("recipe", std::string(word_of(job.recipe)));
+  out.set("all_experts", job.all_experts);
   out.set("eval", word_of(job.eval));
   out.set("target_bpw", job.bits_per_weight ? Value(*job.bits_per_weight) : Value());
   out.set("max_kl", job.max_kl ? Value(*job.max_kl) : Value());
@@ -202,6 +206,7 @@ QuantizeJob job_from(const Value& call, Program& program) {
     job.calibration.push_back({path_of(file.at("path")), file.at("weight").as_double()});
   job.size = {call.at("samples").as_int(), call.at("seq_len").as_int()};
   job.recipe = parse_recipe(call.at("recipe").as_string());
+  job.all_experts = call.get_bool("all_experts", false);
   job.eval = path_of(call.at("eval"));
   if (const Value* most = call.find("target_bpw")) job.bits_per_weight = most->as_double();
   if (const Value* most = call.find("max_kl")) job.max_kl = most->as_double();
@@ -220,6 +225,7 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
   options.dtype = parse_dtype(job.dtype);
   options.device = program.device();
   options.recipe = job.recipe;
+  options.all_experts = job.all_experts;
   options.ignore_quantization_config = job.ignore_config;
   options.context = program.context();
   options.ranks = ranks;

@@ -27,6 +27,7 @@ struct QuantizeJob {
   std::vector<CalibrationFile> calibration;  ///< absolute; empty: none, or graft's own text
   CalibrationSize size;
   Recipe recipe = Recipe::standard;
+  bool all_experts = false;
   std::filesystem::path eval;  ///< absolute; text to compare with the dense model on; empty: none
   std::optional<double> bits_per_weight;     ///< bits are chosen for each group of modules
   std::optional<double> max_kl;              ///< gate: KL divergence, nats a token
@@ -37,6 +38,7 @@ struct QuantizeJob {
 struct CalibrationArguments {
   std::vector<std::string> files;
   std::string recipe = "default";
+  bool all_experts = false;
   CalibrationSize size;
 
   void add_to(CLI::App& verb);

@@ -1,8 +1,10 @@
 #include "models/experts.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 
 #include "graft/error.h"
 #include "models/gated_mlp.h"
@@ -59,7 +61,7 @@ at::Tensor RoutedExperts::forward(const at::Tensor& x, const at::Tensor& ids,
   auto rows = x.index_select(0, pairs.rows);
   if (weigh_ == Weigh::inputs)
     rows = rows * weights.reshape({-1, 1}).index_select(0, pairs.places).to(rows.scalar_type());
-  const auto sorted = run(rows, pairs);
+  const auto sorted = run(rows, pairs, x);
   auto outputs = at::empty(sorted.sizes(), sorted.options());
   outputs.index_copy_(0, pairs.places, sorted);
   outputs = outputs.view({ids.size(0), ids.size(1), x.size(1)});
@@ -98,7 +100,8 @@ void FusedGatedExperts::describe(ModuleSpec& spec) const {
   spec.dtype = gate_up_proj_.scalar_type();
 }
 
-at::Tensor FusedGatedExperts::run(const at::Tensor& rows, const SortedPairs& pairs) {
+at::Tensor FusedGatedExperts::run(const at::Tensor& rows, const SortedPairs& pairs,
+                                  const at::Tensor& /*x*/) {
   const auto both = grouped_linear(rows, pairs, gate_up_proj_);
   const auto half = sizes_.intermediate;
   const auto inner = activation_(both.narrow(1, 0, half)) * both.narrow(1, half, half);
@@ -112,13 +115,27 @@ SequentialExperts::SequentialExperts(std::string class_name, std::int64_t count,
     experts_.push_back(std::make_unique<nn::Slot<nn::Unary>>(*this, std::to_string(i), make()));
 }
 
-at::Tensor SequentialExperts::run(const at::Tensor& rows, const SortedPairs& pairs) {
+at::Tensor SequentialExperts::run(const at::Tensor& rows, const SortedPairs& pairs,
+                                  const at::Tensor& x) {
   auto out = at::empty(rows.sizes(), rows.options());
-  for (const auto& segment : pairs.segments) {
-    auto& expert = *experts_[static_cast<std::size_t>(segment.expert)];
-    out.narrow(0, segment.begin, segment.count)
-        .copy_(expert->forward(rows.narrow(0, segment.begin, segment.count)));
+  const auto run_one = [&](const SortedPairs::Segment& segment) {
+    auto given = rows.narrow(0, segment.begin, segment.count);
+    if (all_rows_) {
+      auto others = at::ones({x.size(0)}, x.options().dtype(at::kBool));
+      others.index_fill_(0, pairs.rows.narrow(0, segment.begin, segment.count), 0);
+      given = at::cat({given, x.index({others})});
+    }
+    const auto made = (*experts_[static_cast<std::size_t>(segment.expert)])->forward(given);
+    out.narrow(0, segment.begin, segment.count).copy_(made.narrow(0, 0, segment.count));
+  };
+  if (!all_rows_) {
+    for (const auto& segment : pairs.segments) run_one(segment);
+    return out;
   }
+  auto segment = pairs.segments.begin();
+  for (std::int64_t e = 0; e < size(); ++e)
+    run_one(segment != pairs.segments.end() && segment->expert == e ? *segment++
+                                                                    : SortedPairs::Segment{e, 0, 0});
   return out;
 }
 

@@ -45,8 +45,9 @@ class RoutedExperts : public nn::Experts {
   std::int64_t size() const override { return count_; }
 
  protected:
-  /// [P, H], sorted by expert -> [P, H].
-  virtual at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs) = 0;
+  /// Rows [P, H] of `x` [T, H], sorted by expert and weighted where they are before -> [P, H].
+  virtual at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs,
+                         const at::Tensor& x) = 0;
 
  private:
   std::int64_t count_;
@@ -69,7 +70,7 @@ class FusedGatedExperts : public RoutedExperts {
   void describe(ModuleSpec& spec) const override;
 
  protected:
-  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs) override;
+  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs, const at::Tensor& x) override;
 
  private:
   ExpertSizes sizes_;
@@ -84,11 +85,16 @@ class SequentialExperts : public RoutedExperts {
   SequentialExperts(std::string class_name, std::int64_t count, Weigh weigh,
                     const MakeExpert& make);
 
+  /// From now on each expert also runs on the rows that are not its own, behind its own and as they
+  /// are, and what comes of them is dropped: for those who watch its inputs.
+  void show_all_rows(bool all) { all_rows_ = all; }
+
  protected:
-  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs) override;
+  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs, const at::Tensor& x) override;
 
  private:
   std::vector<std::unique_ptr<nn::Slot<nn::Unary>>> experts_;
+  bool all_rows_ = false;
 };
 
 /// The separate form of FusedGatedExperts: GatedMlps of the class `mlp_class`.

@@ -135,7 +135,8 @@ struct GptOssExperts : RoutedExperts {
     spec.dtype = gate_up_proj.scalar_type();
   }
 
-  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs) override {
+  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs,
+                 const at::Tensor& /*x*/) override {
     const auto both = grouped_linear(rows, pairs, gate_up_proj.transpose(1, 2), gate_up_proj_bias);
     const auto inner =
         swiglu_(both.slice(1, 0, c10::nullopt, 2), both.slice(1, 1, c10::nullopt, 2));

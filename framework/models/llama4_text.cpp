@@ -183,7 +183,8 @@ struct Llama4TextExperts : RoutedExperts {
     spec.dtype = gate_up_proj.scalar_type();
   }
 
-  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs) override {
+  at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs,
+                 const at::Tensor& /*x*/) override {
     const auto both = grouped_linear(rows, pairs, gate_up_proj.transpose(1, 2));
     const auto half = sizes_.intermediate;
     const auto inner = both.narrow(1, half, half) * activation_(both.narrow(1, 0, half));

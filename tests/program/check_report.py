@@ -151,6 +151,11 @@ with tempfile.TemporaryDirectory() as name:
     assert report["notes"][0] == ("1 calibration sample was one token over and over, as padding is, "
                                   "and not used")
     shutil.rmtree(none)
+    shown = temporary / "shown"
+    run("quantize", moe, shown, *experts[3:], "--all-experts", "--max-fallback", "0")
+    report = report_of(shown)
+    assert report["call"]["all_experts"] and report["experts"]
+    assert all(row["fewest_tokens"] == row["most_tokens"] for row in report["experts"])
 
     write_tensors(ids, {"input_ids": ("I64", [1, 3], struct.pack("<3q", 1, 2, 3))})
     run("quantize", model, none, *gptq[:4], "--calibration", ids, code=1,

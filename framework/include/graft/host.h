@@ -52,6 +52,9 @@ struct LoadOptions {
   /// undefined: none. In memory are its hidden states, and one layer at work on 2048 tokens.
   at::Tensor calibration;
   Recipe recipe = Recipe::standard;  ///< of the calibration; Error(usage) for another without one
+  /// Calibrate experts with all tokens, not only those that the router sends them, so that none goes
+  /// without; each token runs through every expert. Error(usage) where nothing is calibrated.
+  bool all_experts = false;
   /// Where a load that calibrates keeps what it has done, group by group, and goes on when the same
   /// load was interrupted: to the same bytes, for any number of threads (graft/job_state.h). The
   /// caller names the folder, and discards it once the model is saved; it is left as it is by every

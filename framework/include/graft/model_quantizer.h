@@ -81,11 +81,11 @@ class GRAFT_API ModelQuantizer {
   /// postprocess_model with calibration text: each of `batches` runs the model once over a batch of
   /// it, and each module is quantized when its inputs come by. They take turns on this thread, each
   /// on a stack of its own. The dense weights stay in memory until all are done; when anything
-  /// throws, the model is dense as before.
+  /// throws, the model is dense as before. `all_experts` as in LoadOptions.
   std::vector<GroupReport> calibrate(const std::shared_ptr<nn::Block>& model,
                                      const std::vector<std::function<void()>>& batches,
                                      const Context& context = {},
-                                     Recipe recipe = Recipe::standard);
+                                     Recipe recipe = Recipe::standard, bool all_experts = false);
 
   /// Whether save() of every converted module gives a checkpoint that others read.
   bool is_serializable() const;

@@ -103,6 +103,46 @@ TEST_CASE("experts are calibrated with the tokens they get, and those without an
   CHECK(logits(loaded, ids).isfinite().all().item<bool>());
 }
 
+TEST_CASE("experts that are shown all tokens are calibrated with them, and route as before") {
+  LoadOptions options;
+  options.quantization_config =
+      parse_json(R"({"quant_method": "gptq", "bits": 8, "group_size": 32})");
+  options.dtype = at::kFloat;
+  options.calibration = random_ids(kMoe, 2, 40);
+  const auto routed = host().host->load(kMoe, options);
+  options.all_experts = true;
+  const auto shown = host().host->load(kMoe, options);
+  REQUIRE(shown.calibration.size() == routed.calibration.size());
+  for (std::size_t i = 0; i < shown.calibration.size(); ++i) {
+    const GroupReport &one = shown.calibration[i], &other = routed.calibration[i];
+    CAPTURE(one.modules.front());
+    CHECK(one.tokens == 80);
+    // With 8 bits inputs are as they were, unless rows went to other experts than before.
+    if (one.modules.front().find("experts") == std::string::npos)
+      CHECK(one.relative_error == doctest::Approx(other.relative_error).epsilon(0.02));
+  }
+  const auto dense_logits = [&] {
+    LoadOptions dense;
+    dense.dtype = at::kFloat;
+    return logits(host().host->load(kMoe, dense), options.calibration);
+  }();
+  const auto distance = (logits(shown, options.calibration) - dense_logits).norm();
+  CHECK(distance.item<double>() < 0.02 * dense_logits.norm().item<double>());
+}
+
+TEST_CASE("to show experts all tokens is refused where there are none, and without text") {
+  LoadOptions options;
+  options.quantization_config = parse_json(kSettings[0]);
+  options.all_experts = true;
+  options.calibration = random_ids(kLlama, 1, 12);
+  CHECK(contains(message_of([&] { host().host->load(kLlama, options); }),
+                 "--all-experts: no experts of this model are modules of their own"));
+  options.quantization_config = parse_json(kSettings[5]);
+  options.calibration = at::Tensor();
+  CHECK(contains(message_of([&] { host().host->load(kMoe, options); }),
+                 "--all-experts: there are no experts to calibrate: nothing is calibrated"));
+}
+
 TEST_CASE("the same text gives the same bytes for any number of threads") {
   for (const char* settings : {kSettings[0], kSettings[4], kSettings[6]}) {
     CAPTURE(settings);
