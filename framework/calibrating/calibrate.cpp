@@ -334,7 +334,6 @@ void Job::bring_back(Group& group) {
 
 /// All batches are past these groups, whose modules wait in the journal for the end.
 void Job::put_away_before(std::size_t index) {
-  constexpr std::uint64_t kTrimBytes = 16 << 20;  // each time costs the pages of a layer anew
   if (!how_.journal) return;
   const auto producer = index_of_.find(groups_[index].producer);
   for (std::size_t g = 0; g < index; ++g) {
@@ -346,7 +345,7 @@ void Job::put_away_before(std::size_t index) {
     }
     groups_[g].in_memory = false;
   }
-  if (put_away_bytes_ < kTrimBytes) return;
+  if (put_away_bytes_ < kBytesBetweenTrims) return;
   put_away_bytes_ = 0;
   return_freed_memory();
 }

@@ -17,6 +17,10 @@ namespace graft {
 class Journal;
 class Ranks;
 
+/// Freed memory goes back to the system when modules of so many bytes were put away since it last
+/// did: each time costs the pages of a layer anew.
+inline constexpr std::uint64_t kBytesBetweenTrims = 8 << 20;
+
 struct Calibrating {
   Recipe recipe = Recipe::standard;
   /// Experts that are modules of their own see all rows, not only those that the router sends them.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <set>
 
+#include "calibrating/calibrate.h"
 #include "checkpoint/temporary_folder.h"
 #include "cli/process_memory.h"
 
@@ -47,6 +48,11 @@ CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
     quantized_bytes += entry.bytes_after;
   }
 
+  // As many as it takes until freed memory was returned once: the heap grows until then.
+  const std::uint64_t tried =
+      1 + std::max<std::uint64_t>(1, (kBytesBetweenTrims * layers.size() + quantized_bytes - 1) /
+                                         std::max<std::uint64_t>(1, quantized_bytes));
+
   CalibrationTrial trial;
   const TemporaryFolder state;
   options.state = {state.path(), {}};
@@ -66,9 +72,10 @@ CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
     trial.groups_done = static_cast<std::int64_t>(done);
     if (done == 0) kept_bytes = memory_of_process("VmRSS");
     if (done == of_layer) second_layer = now();
-    enough = done == 2 * of_layer && done < total;
+    enough = done == tried * of_layer && done < total;
     if (enough)
-      trial.seconds = second_layer + (now() - second_layer) / static_cast<double>(of_layer) *
+      trial.seconds = second_layer + (now() - second_layer) /
+                                         static_cast<double>(done - of_layer) *
                                          static_cast<double>(total - of_layer);
     return !enough;
   };

@@ -16,8 +16,8 @@ struct CalibrationTrial {
 
 Value to_value(const CalibrationTrial& trial);
 
-/// Quantizes the first two layers of the checkpoint, or all of it when it has no more groups than
-/// that, keeps nothing but the state that the job would keep, in a folder that is gone afterwards, and
+/// Quantizes the first two layers of the checkpoint, or more where layers are small, or all of it
+/// when it has no more groups than that, keeps nothing but the state that the job would keep, in a folder that is gone afterwards, and
 /// reckons. `options` as for Host::load, with calibration.
 CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
                                  LoadOptions options);

@@ -115,7 +115,7 @@ void add_plan(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--dtype", given->dtype,
                    "Of what is kept: float32, bfloat16 or float16; default as the model");
   auto* trial = verb->add_flag("--trial", given->trial,
-                               "Quantize the first two layers to tell how long all of it takes, "
+                               "Quantize the first layers to tell how long all of it takes, "
                                "and in how much memory; reads their weights");
   given->calibration.add_to(*verb);
   for (const char* name : {"--calibration", "--samples", "--seq-len", "--recipe", "--all-experts"})
