@@ -218,7 +218,8 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
   auto report = quantize_calibrated(
-      model, state_->plan, {.recipe = recipe, .all_experts = all_experts}, static_cast<std::int64_t>(batches.size()),
+      model, state_->plan, {.recipe = recipe, .all_experts = all_experts},
+      static_cast<std::int64_t>(batches.size()),
       [&](std::int64_t i) { batches[static_cast<std::size_t>(i)](); }, context, state_->observer);
   state_->converted = true;
   tie(model);

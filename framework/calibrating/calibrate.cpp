@@ -94,7 +94,7 @@ class Job {
 
   /// Gives producers back the tensors they had, unless finish() came to its end.
   ~Job() {
-    if (how_.all_experts) show_all_rows(false);
+    for (const auto& experts : shown_) experts->show_all_rows(false);
     if (finished_) return;
     for (auto done = divided_.rbegin(); done != divided_.rend(); ++done)
       for (const auto& [name, tensor] : done->second) done->first->set_tensor(name, tensor);
@@ -109,7 +109,6 @@ class Job {
   std::vector<GroupReport> take_report() { return std::move(report_); }
 
  private:
-  bool show_all_rows(bool all);
   std::optional<std::size_t> next_group();
   std::vector<at::Tensor> inputs_of(std::size_t group) const;
   void make(std::size_t index);
@@ -132,6 +131,7 @@ class Job {
   std::map<std::string, std::pair<std::size_t, std::size_t>> index_of_;  ///< path -> group, member
   const std::thread::id thread_ = std::this_thread::get_id();
   SharedStatistics statistics_;
+  std::vector<std::shared_ptr<SequentialExperts>> shown_;  ///< all rows
   std::vector<Traveller> travellers_;  ///< of the batches that this process has
   Traveller* running_ = nullptr;
   bool abandoned_ = false;
@@ -163,18 +163,13 @@ class Waiting : public nn::Unary {
   std::size_t group_, member_;
 };
 
-bool Job::show_all_rows(bool all) {
-  bool any = false;
-  for (const auto& [path, module] : named_modules(root_))
-    if (auto* experts = dynamic_cast<SequentialExperts*>(module.get())) {
-      experts->show_all_rows(all);
-      any = true;
-    }
-  return any;
-}
-
 void Job::install() {
-  if (how_.all_experts && !show_all_rows(true))
+  if (how_.all_experts)
+    for (const auto& [path, module] : named_modules(root_))
+      if (auto experts = std::dynamic_pointer_cast<SequentialExperts>(module))
+        shown_.push_back(std::move(experts));
+  for (const auto& experts : shown_) experts->show_all_rows(true);
+  if (how_.all_experts && shown_.empty())
     throw Error(ErrorKind::usage, "no experts of this model are modules of their own")
         .at("--all-experts")
         .hint("leave out the option");

@@ -64,13 +64,10 @@ void fill_panels(const at::Tensor& x, std::uint32_t* panels) {
         auto* to = panels + (c / kSide * pairs + (first + row) / 2) * kSide;
         const auto width = std::min(kSide, k - c);
         const auto* earlier = from + row * k + c;
-        const auto* later = earlier + k;
+        for (std::int64_t i = 0; i < width; ++i)
+          to[i] = static_cast<std::uint32_t>(earlier[i]) << 16;
         if (row + 1 < some)
-          for (std::int64_t i = 0; i < width; ++i)
-            to[i] = static_cast<std::uint32_t>(earlier[i]) << 16 | later[i];
-        else
-          for (std::int64_t i = 0; i < width; ++i)
-            to[i] = static_cast<std::uint32_t>(earlier[i]) << 16;
+          for (std::int64_t i = 0; i < width; ++i) to[i] |= earlier[k + i];
         std::fill_n(to + width, kSide - width, 0U);
       }
   });

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/lanes_avx512bf16.h"
 #include "kernels/scales_avx512.h"
 #include "kernels/slab.h"
 #include "kernels/tiles.h"
@@ -7,21 +8,9 @@
 namespace graft::kernels {
 namespace {
 
-using AliasedInt = int __attribute__((may_alias));
-
 constexpr std::int64_t kAhead = 2048;  // bytes of a panel that are fetched in advance
 
-__m512bh as_bf16(__m512i v) { return (__m512bh)v; }
-
 __m512i as_integers(__m512bh v) { return (__m512i)v; }
-
-__m512bh broadcast(const std::uint8_t* bytes) {
-  __m512i value = _mm512_set1_epi32(*reinterpret_cast<const AliasedInt*>(bytes));
-#if defined(__clang__) && __clang_major__ < 19
-  asm("" : "+v"(value));  // Clang 16 crashes when it sees through the cast
-#endif
-  return as_bf16(value);
-}
 
 /// 4-bit codes as bfloat16 through a table of 16, straight from registers.
 template <PanelKind kind, int rows, int panels>
