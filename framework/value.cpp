@@ -7,7 +7,9 @@
 #include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <unordered_set>
+#include <utility>
 
 #include "graft/error.h"
 
@@ -177,7 +179,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
         std::any_of(object.begin(), object.end(),
                     [&](const auto& member) { return member.first == name; }))
       fail("the key " + quote(name) + " occurs twice");
-    object.emplace_back(std::move(name), Value());
+    object.emplace_back(std::piecewise_construct, std::forward_as_tuple(std::move(name)),
+                        std::forward_as_tuple());
     return true;
   }
   bool parse_error(std::size_t position, const std::string&,

@@ -69,7 +69,7 @@ void run(Program& program, const Arguments& given) {
     if (program.globals.json) {
       Value::Array numbers;
       for (std::int64_t i = 0; i < row.numel(); ++i)
-        numbers.push_back(static_cast<double>(values[i]));
+        numbers.emplace_back(static_cast<double>(values[i]));
       rows.push_back(std::move(numbers));
     } else {
       for (std::int64_t i = 0; i < row.numel(); ++i)

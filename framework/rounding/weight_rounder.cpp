@@ -287,8 +287,8 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
       auto* values = reinterpret_cast<float*>(scratch.at_least(
           kWidth * ((2 * k + 2 * largest + g) * static_cast<std::int64_t>(sizeof(float)) + k + g)));
       auto* deviation = values + k * kWidth;
-      auto* work = deviation + k * kWidth;
-      auto* strip_scales = work + 2 * largest * kWidth;
+      auto* tried = deviation + k * kWidth;
+      auto* strip_scales = tried + 2 * largest * kWidth;
       auto* strip_codes = reinterpret_cast<std::uint8_t*>(strip_scales + g * kWidth);
       auto* strip_zeros = strip_codes + k * kWidth;
       inputs.to_strip(rows.const_data_ptr<float>(), height, values);
@@ -297,7 +297,7 @@ RoundedWeight WeightRounder::round(const at::Tensor& weight, const WeightGrid& g
         std::fill_n(strip_zeros, g * kWidth, static_cast<std::uint8_t>(1 << (grid.bits - 1)));
       }
       round_strip(problem, levels,
-                  {values, deviation, strip_codes, strip_scales, strip_zeros, work});
+                  {values, deviation, strip_codes, strip_scales, strip_zeros, tried});
       inputs.from_strip(strip_codes, height, to_codes + first * k);
       groups_of_inputs.from_strip(strip_scales, height, to_scales + first * g);
       groups_of_inputs.from_strip(strip_zeros, height, to_zeros + first * g);
