@@ -356,6 +356,19 @@ static void require_same_job(Ranks& ranks, const Value& job) {
           .hint("start all of them with the same command on the same files");
 }
 
+/// What `work` gives; when it throws, the other ranks are told why.
+template <class Work>
+static auto told_to_ranks(Ranks* ranks, const Work& work) {
+  try {
+    return work();
+  } catch (const RankLost&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (ranks) ranks->fail(error.what());
+    throw;
+  }
+}
+
 LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options) const {
   return load_observed(checkpoint, options, {});
 }
@@ -404,6 +417,12 @@ Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
   options.quantization_config = given.quantization_config;
   BitsChooser chooser(plans, options.context);
   load_observed(checkpoint, options, [&](const ModuleGroup& group) { chooser.measure(group); });
+  if (ready.model->output() == Model::Output::logits)
+    told_to_ranks(options.ranks, [&] {
+      fill_dense(ready.model, ready.plan, checkpoint, options.context);
+      ready.model->eval();
+      chooser.weigh(ready.model, options.calibration, options.ranks);
+    });
   options.quantization_config = with_bits(chooser.choose(bits_per_weight));
   chooser.check(plan(checkpoint, options));
   return options.quantization_config;
@@ -411,14 +430,8 @@ Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
 
 LoadedModel Host::load_observed(const Checkpoint& checkpoint, const LoadOptions& options,
                                 const GroupObserver& observe) const {
-  try {
-    return load_together(checkpoint, options, observe);
-  } catch (const RankLost&) {
-    throw;
-  } catch (const std::exception& error) {
-    if (options.ranks) options.ranks->fail(error.what());
-    throw;
-  }
+  return told_to_ranks(options.ranks,
+                       [&] { return load_together(checkpoint, options, observe); });
 }
 
 LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions& options,

@@ -151,6 +151,22 @@ void fill_kept(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   fill_from(root, kept, checkpoint, context, {});
 }
 
+void fill_dense(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                const Checkpoint& checkpoint, const Context& context) {
+  fill_kept(root, plan, checkpoint, context);
+  for (const auto& entry : plan.entries) {
+    if (entry.action != Action::quantize) continue;
+    nn::Block& block = block_at(root, entry.spec.path);
+    for (const auto& [name, tensor] : read_all(checkpoint, entry, &block)) {
+      const auto value = in_dtype(
+          entry.spec.input_major && name == "weight" ? tensor.t().contiguous() : tensor, plan.dtype);
+      block.set_tensor(name, value);
+      for (const auto& path : entry.also) block_at(root, path).set_tensor(name, value);
+    }
+  }
+  verify_filled(root);
+}
+
 void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                        const Context& context, const Observer& observer) {
   const std::size_t total = plan.count(Action::quantize);

@@ -28,6 +28,10 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
 void fill_kept(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                const Checkpoint& checkpoint, const Context& context);
 
+/// Fills the model from a dense checkpoint, and with it what is to be quantized, which stays dense.
+void fill_dense(const std::shared_ptr<nn::Block>& root, const Plan& plan,
+                const Checkpoint& checkpoint, const Context& context);
+
 /// Converts a model whose dense weights are in memory, freeing each as it goes. When anything
 /// throws, converted modules stay converted and the rest dense, and the Error names where it
 /// stopped.

@@ -1,13 +1,19 @@
 #include "calibrating/mixed_bits.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
+#include "applying/swaps.h"
 #include "graft/error.h"
+#include "graft/ranks.h"
 #include "graft/rounding.h"
 #include "plugins/call.h"
+#include "plugins/one_torch_thread.h"
+#include "running/each_on_pool.h"
 
 namespace graft {
 namespace {
@@ -24,6 +30,45 @@ void fill_unknown(std::vector<BitsChoices>& groups) {
     for (auto& [bits, choice] : group.by_bits)
       if (choice.error < 0)
         choice.error = known[bits].second ? known[bits].first / known[bits].second : 0;
+}
+
+/// Of the samples [B, T], four of [1, 128] spread over them, or what there is.
+std::vector<at::Tensor> windows_of(const at::Tensor& ids) {
+  constexpr std::int64_t kWindows = 4, kTokens = 128;
+  const auto count = std::min(kWindows, ids.size(0));
+  std::vector<at::Tensor> out;
+  for (std::int64_t i = 0; i < count; ++i)
+    out.push_back(ids.narrow(0, i * ids.size(0) / count, 1)
+                      .narrow(1, 0, std::min(kTokens, ids.size(1))));
+  return out;
+}
+
+at::Tensor logits_of(Model& model, const at::Tensor& window) {
+  Batch batch;
+  batch.input_ids = window;
+  return model.forward(batch)[0];
+}
+
+/// The KL divergences of rows of logits [T, V], added up; few rows at once are in float32.
+double divergence(const at::Tensor& reference, const at::Tensor& logits) {
+  constexpr std::int64_t kRows = 16;
+  double sum = 0;
+  for (std::int64_t first = 0; first < reference.size(0); first += kRows) {
+    const auto rows = std::min(kRows, reference.size(0) - first);
+    const auto a = at::log_softmax(reference.narrow(0, first, rows).to(at::kFloat), -1);
+    const auto b = at::log_softmax(logits.narrow(0, first, rows).to(at::kFloat), -1);
+    sum += (a.exp() * (a - b)).sum(at::kDouble).item<double>();
+  }
+  return sum;
+}
+
+/// Completes what each rank has of every so-many-th number.
+void gather_strided(std::vector<double>& numbers, Ranks& ranks) {
+  const std::string mine(reinterpret_cast<const char*>(numbers.data()),
+                         numbers.size() * sizeof(double));
+  const auto all = ranks.gather(mine);
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    std::memcpy(&numbers[i], all[i % all.size()].data() + i * sizeof(double), sizeof(double));
 }
 
 }  // namespace
@@ -82,7 +127,9 @@ void BitsChooser::measure(const ModuleGroup& group) {
   constexpr std::int64_t kRun = 32;  // outputs whose zero points are whole words with any bits
   BitsChoices found;
   for (const auto& member : group.members) found.modules.push_back(member.spec.path);
+  coarse_.emplace_back();
   for (const auto& [bits, entries] : entries_) {
+    const bool fewest = bits == entries_.begin()->first;
     ModuleGroup sample;
     sample.inputs = group.inputs;
     sample.recipe = Recipe::fast;
@@ -94,7 +141,8 @@ void BitsChooser::measure(const ModuleGroup& group) {
       if (!first) first = entry->second;
       choice.bytes += entry->second->bytes_after;
       Tensors dense;
-      for (const auto& [name, tensor] : member.dense) dense.set(name, sampled_rows(tensor, kRun));
+      for (const auto& [name, tensor] : member.dense)
+        dense.set(name, fewest ? tensor : sampled_rows(tensor, kRun));
       auto spec = member.spec;
       spec.out_features = dense.at("weight").size(0);
       sample.members.push_back({std::move(spec), entry->second->config, std::move(dense)});
@@ -105,22 +153,74 @@ void BitsChooser::measure(const ModuleGroup& group) {
                                       [&] { return first->quantizer->quantize(sample, context_); });
       double lost = 0, whole = 0;
       for (std::size_t i = 0; i < sample.members.size(); ++i) {
-        const auto weight = sample.members[i].dense.at("weight").to(at::kFloat);
-        const auto rounded = call_plugin(first->plugin, first->spec.path, [&] {
+        const auto rows_of = [&](const at::Tensor& all) {  // the same ones with all bits
+          return (fewest ? sampled_rows(all, kRun) : all).to(at::kFloat);
+        };
+        const auto weight = rows_of(sample.members[i].dense.at("weight"));
+        const auto rounded = rows_of(call_plugin(first->plugin, first->spec.path, [&] {
           return first->quantizer->dequantize(*result.modules.at(i));
-        });
-        const auto energies =
-            output_energies({weight - rounded.to(at::kFloat), weight}, group.inputs.hessian);
+        }));
+        const auto energies = output_energies({weight - rounded, weight}, group.inputs.hessian);
         const double share = static_cast<double>(weight.size(0)) /
                              static_cast<double>(group.members[i].spec.out_features);
         lost += energies[0] / share;
         whole += energies[1] / share;
       }
       if (whole > 0 && std::isfinite(lost / whole)) choice.error = lost / whole;
+      if (fewest) coarse_.back() = result.modules;
     }
     found.by_bits[bits] = choice;
   }
   groups_.push_back(std::move(found));
+}
+
+void BitsChooser::weigh(const std::shared_ptr<Model>& dense, const at::Tensor& ids, Ranks* ranks) {
+  const c10::InferenceMode guard;
+  const OneTorchThread one_thread;  // some of LibTorch's results depend on their number
+  const auto windows = windows_of(ids);
+  const auto count = static_cast<std::int64_t>(windows.size());
+  std::vector<at::Tensor> reference(windows.size());
+  each_on_pool(count, [&](std::size_t w) { reference[w] = logits_of(*dense, windows[w]); });
+  const auto cost = [&] {  // of the model as it is
+    std::vector<double> sums(windows.size());
+    each_on_pool(count, [&](std::size_t w) {
+      sums[w] = divergence(reference[w], logits_of(*dense, windows[w]));
+    });
+    double sum = 0;
+    for (const double one : sums) sum += one;
+    return sum / static_cast<double>(count * windows.front().size(1));
+  };
+
+  const auto& entries = entries_.begin()->second;  // with the fewest bits
+  std::vector<double> costs(groups_.size(), -1);
+  const auto many = ranks ? static_cast<std::size_t>(ranks->size()) : 1;
+  for (auto g = ranks ? static_cast<std::size_t>(ranks->rank()) : 0; g < groups_.size(); g += many) {
+    context_.advance("weigh bits", g, groups_.size());
+    std::vector<std::pair<nn::Block*, at::Tensor>> before;
+    for (std::size_t i = 0; i < coarse_[g].size(); ++i) {
+      const auto& entry = *entries.at(groups_[g].modules[i]);
+      const auto weight = call_plugin(entry.plugin, entry.spec.path, [&] {
+        return entry.quantizer->dequantize(*coarse_[g][i]);
+      });
+      auto& block = block_at(dense, entry.spec.path);
+      for (const auto& [name, tensor] : block.own_tensors())
+        if (name == "weight") before.emplace_back(&block, tensor);
+      block.set_tensor("weight", (entry.spec.input_major ? weight.t() : weight)
+                                     .to(before.back().second.scalar_type()));
+    }
+    if (!before.empty()) costs[g] = cost();
+    for (const auto& [block, weight] : before) block->set_tensor("weight", weight);
+  }
+  context_.advance("weigh bits", groups_.size(), groups_.size());
+  if (ranks) gather_strided(costs, *ranks);
+  coarse_.clear();
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    auto& by_bits = groups_[g].by_bits;
+    const double error = by_bits.empty() ? 0 : by_bits.begin()->second.error;
+    const bool known = error > 0 && costs[g] >= 0 && std::isfinite(costs[g]);
+    for (auto& [bits, choice] : by_bits)
+      if (choice.error >= 0) choice.error = known ? costs[g] * (choice.error / error) : -1;
+  }
 }
 
 std::vector<std::pair<std::string, int>> BitsChooser::choose(double bits_per_weight) {

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <exception>
 #include <limits>
 #include <numeric>
 
@@ -13,8 +12,8 @@
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/unary.h"
-#include "graft/pool.h"
 #include "plugins/one_torch_thread.h"
+#include "running/each_on_pool.h"
 #include "running/input_ids.h"
 
 namespace graft {
@@ -129,22 +128,6 @@ struct Scores {
   }
 };
 
-/// Runs body(0) .. body(count - 1) on the pool.
-template <class Body>
-void run_each(std::int64_t count, const Body& body) {
-  std::vector<std::exception_ptr> failed(static_cast<std::size_t>(count));
-  for_each_chunk(pool(), count, [&](std::int64_t i) {
-    const c10::InferenceMode guard;
-    try {
-      body(static_cast<std::size_t>(i));
-    } catch (...) {
-      failed[static_cast<std::size_t>(i)] = std::current_exception();
-    }
-  });
-  for (const auto& error : failed)
-    if (error) std::rethrow_exception(error);
-}
-
 void require_comparable(const Model& reference, const Model& model) {
   if (&reference == &model)
     throw Error(ErrorKind::usage, "a model is compared with itself").hint("load it twice");
@@ -222,12 +205,12 @@ Comparison compare(const std::shared_ptr<Model>& reference, const std::shared_pt
     progress.advance("compare", static_cast<std::uint64_t>(w), static_cast<std::uint64_t>(count));
     const auto window = windows.narrow(0, w, 1);
     std::array<at::Tensor, 2> logits;
-    run_each(2, [&](std::size_t side) { logits[side] = (side == 0 ? a : b).logits(window); });
+    each_on_pool(2, [&](std::size_t side) { logits[side] = (side == 0 ? a : b).logits(window); });
     if (logits[0].sizes() != logits[1].sizes())
       throw Error(ErrorKind::usage, "the models give logits of different shapes")
           .expected(c10::str(logits[0].sizes()))
           .found(c10::str(logits[1].sizes()));
-    run_each((scored + kRows - 1) / kRows, [&](std::size_t chunk) {
+    each_on_pool((scored + kRows - 1) / kRows, [&](std::size_t chunk) {
       const auto first = static_cast<std::int64_t>(chunk) * kRows;
       const auto rows = std::min(kRows, scored - first);
       scores.take(w * scored + first, logits[0].narrow(0, first, rows),
@@ -240,7 +223,7 @@ Comparison compare(const std::shared_ptr<Model>& reference, const std::shared_pt
     if (!same_layers) continue;
     lost.resize(of_a.size());
     whole.resize(of_a.size());
-    run_each(static_cast<std::int64_t>(of_a.size()), [&](std::size_t i) {
+    each_on_pool(static_cast<std::int64_t>(of_a.size()), [&](std::size_t i) {
       const auto x = of_a[i].to(at::kFloat), y = of_b[i].to(at::kFloat);
       lost[i] += (y - x).square().sum(at::kDouble).item<double>();
       whole[i] += x.square().sum(at::kDouble).item<double>();

@@ -112,9 +112,10 @@ class GRAFT_API Host {
   Plan inspect(const Checkpoint& checkpoint, const LoadOptions& options = {}) const;
   /// The settings with bits of their own for modules (Quantizer::with_bits), which together take at
   /// most `bits_per_weight`, scales and zero points included: modules that share an input the same,
-  /// and fewer where they lose least by options.calibration. Takes as long as a calibration with
-  /// the fast recipe. Throws Error(usage): a method without other bits, rules for modules in the
-  /// settings given, and no bits that few.
+  /// and fewer where the model loses least by it on options.calibration (the outputs, of a model
+  /// without logits). Takes a calibration with the fast recipe, a run over 512 tokens for each
+  /// group, and memory for the whole dense model. Throws Error(usage): a method without other bits,
+  /// rules for modules in the settings given, and no bits that few.
   Value choose_bits(const Checkpoint& checkpoint, const LoadOptions& options,
                     double bits_per_weight) const;
   /// Runs all steps: skeleton on meta, plan, check, convert, load, verify.

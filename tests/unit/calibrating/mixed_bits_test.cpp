@@ -7,6 +7,8 @@
 #include <set>
 
 #include "calibrated_model.h"
+#include "graft/module_graph.h"
+#include "plugins/torch_threads.h"
 
 using namespace graft;
 using namespace graft::test;
@@ -97,4 +99,57 @@ TEST_CASE("bits are chosen for each group within what a weight may take, and wri
   options.quantization_config = parse_json(R"({"quant_method": "gptq", "group_size": -3})");
   CHECK(contains(message_of([&] { host().host->choose_bits(checkpoint, options, 5); }),
                  "field 'group_size'"));
+}
+
+TEST_CASE("modules that the model makes nothing of get the fewest bits, whatever their own error") {
+  LoadOptions dense;
+  dense.dtype = at::kFloat;
+  const auto model = host().host->load(kLlama, dense);
+  const auto [mlp, name] = get_module_from_name(model.model, "model.layers.1.mlp.down_proj");
+  const auto down = std::dynamic_pointer_cast<nn::Block>(*mlp->named_children().find(name));
+  down->set_tensor("weight", at::zeros_like(down->own_tensors().front().second));
+  const TemporaryFolder out;
+  host().host->save(model, out.path() / "m");
+
+  const auto checkpoint = Checkpoint::open(out.path() / "m");
+  auto options = dense;
+  options.quantization_config = parse_json(R"({"quant_method": "gptq", "group_size": 32})");
+  options.calibration = random_ids(kLlama, 4, 48);
+  options.quantization_config = host().host->choose_bits(checkpoint, options, 5);
+  std::map<std::string, std::string> made;
+  for (const auto& entry : host().host->plan(checkpoint, options).entries)
+    if (entry.action == Action::quantize) made[entry.spec.path] = entry.settings;
+  for (const std::string one : {"mlp.gate_proj", "mlp.up_proj"}) {
+    CHECK(contains(made["model.layers.1." + one], "2 bit"));
+    CHECK_FALSE(contains(made["model.layers.0." + one], "2 bit"));
+  }
+}
+
+TEST_CASE("bits are chosen for Conv1D, for experts, and by outputs alone for a model without logits") {
+  for (const std::string name : {"gpt2", "qwen3_moe", "bert"}) {
+    CAPTURE(name);
+    const auto checkpoint = Checkpoint::open(kGolden / "arch" / name);
+    LoadOptions options;
+    options.dtype = at::kFloat;
+    options.quantization_config = parse_json(R"({"quant_method": "gptq", "group_size": 32})");
+    options.calibration = random_ids(kGolden / "arch" / name, 4, 48);
+    options.quantization_config = host().host->choose_bits(checkpoint, options, 5);
+    const auto plan = host().host->plan(checkpoint, options);
+    CHECK(plan.bits_per_weight() <= 5);
+    CHECK(plan.bits_per_weight() > 4);
+  }
+}
+
+TEST_CASE("the bits chosen do not depend on the number of threads") {
+  LoadOptions options;
+  options.dtype = at::kBFloat16;
+  options.quantization_config = parse_json(R"({"quant_method": "gptq", "group_size": 32})");
+  options.calibration = random_ids(kLlama, 6, 160);
+  const auto checkpoint = Checkpoint::open(kLlama);
+  std::vector<std::string> chosen;
+  for (const int threads : {1, 2}) {
+    const TorchThreads limit(threads);
+    chosen.push_back(to_json(host().host->choose_bits(checkpoint, options, 4)));
+  }
+  CHECK(chosen[0] == chosen[1]);
 }
