@@ -158,8 +158,8 @@ void fill_dense(const std::shared_ptr<nn::Block>& root, const Plan& plan,
     if (entry.action != Action::quantize) continue;
     nn::Block& block = block_at(root, entry.spec.path);
     for (const auto& [name, tensor] : read_all(checkpoint, entry, &block)) {
-      const auto value = in_dtype(
-          entry.spec.input_major && name == "weight" ? tensor.t().contiguous() : tensor, plan.dtype);
+      const bool turned = entry.spec.input_major && name == "weight";
+      const auto value = in_dtype(turned ? tensor.t().contiguous() : tensor, plan.dtype);
       block.set_tensor(name, value);
       for (const auto& path : entry.also) block_at(root, path).set_tensor(name, value);
     }

@@ -194,14 +194,15 @@ void BitsChooser::weigh(const std::shared_ptr<Model>& dense, const at::Tensor& i
   const auto& entries = entries_.begin()->second;  // with the fewest bits
   std::vector<double> costs(groups_.size(), -1);
   const auto many = ranks ? static_cast<std::size_t>(ranks->size()) : 1;
-  for (auto g = ranks ? static_cast<std::size_t>(ranks->rank()) : 0; g < groups_.size(); g += many) {
+  const auto mine = ranks ? static_cast<std::size_t>(ranks->rank()) : 0;
+  for (auto g = mine; g < groups_.size(); g += many) {
     context_.advance("weigh bits", g, groups_.size());
     std::vector<std::pair<nn::Block*, at::Tensor>> before;
     for (std::size_t i = 0; i < coarse_[g].size(); ++i) {
       const auto& entry = *entries.at(groups_[g].modules[i]);
-      const auto weight = call_plugin(entry.plugin, entry.spec.path, [&] {
-        return entry.quantizer->dequantize(*coarse_[g][i]);
-      });
+      const auto weight =
+          call_plugin(entry.plugin, entry.spec.path,
+                      [&] { return entry.quantizer->dequantize(*coarse_[g][i]); });
       auto& block = block_at(dense, entry.spec.path);
       for (const auto& [name, tensor] : block.own_tensors())
         if (name == "weight") before.emplace_back(&block, tensor);

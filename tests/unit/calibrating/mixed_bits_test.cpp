@@ -125,7 +125,7 @@ TEST_CASE("modules that the model makes nothing of get the fewest bits, whatever
   }
 }
 
-TEST_CASE("bits are chosen for Conv1D, for experts, and by outputs alone for a model without logits") {
+TEST_CASE("bits are chosen for Conv1D, for experts, and by outputs alone where there are no logits") {
   for (const std::string name : {"gpt2", "qwen3_moe", "bert"}) {
     CAPTURE(name);
     const auto checkpoint = Checkpoint::open(kGolden / "arch" / name);
