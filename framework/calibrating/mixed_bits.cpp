@@ -217,10 +217,11 @@ void BitsChooser::weigh(const std::shared_ptr<Model>& dense, const at::Tensor& i
   coarse_.clear();
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     auto& by_bits = groups_[g].by_bits;
-    const double error = by_bits.empty() ? 0 : by_bits.begin()->second.error;
-    const bool known = error > 0 && costs[g] >= 0 && std::isfinite(costs[g]);
+    const double error = by_bits.empty() ? -1 : by_bits.begin()->second.error;
+    const bool known = error >= 0 && costs[g] >= 0 && std::isfinite(costs[g]);
+    const double by_error = error > 0 ? costs[g] / error : 0;
     for (auto& [bits, choice] : by_bits)
-      if (choice.error >= 0) choice.error = known ? costs[g] * (choice.error / error) : -1;
+      if (choice.error >= 0) choice.error = known ? choice.error * by_error : -1;
   }
 }
 
