@@ -6,6 +6,7 @@
 #include "models/attention.h"
 #include "models/config_fields.h"
 #include "models/model_table.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -186,8 +187,7 @@ struct BertModel : Model {
     auto x = embeddings->forward(batch.input_ids);
     const auto padding =
         batch.attention_mask.defined() ? batch.attention_mask.to(at::kBool) : at::Tensor();
-    for (std::size_t i = 0; i < encoder->layer.size(); ++i)
-      x = encoder->layer[i].forward(x, padding);
+    x = through_layers(batch, encoder->layer, std::move(x), padding);
     return x;
   }
 

@@ -11,6 +11,7 @@
 #include "models/gated_mlp.h"
 #include "models/model_table.h"
 #include "models/rope.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -126,7 +127,7 @@ struct Gemma2Model : Block {
     x = x * at::scalar_tensor(std::sqrt(static_cast<double>(x.size(2))), x.options());
     const DecodingStep step(batch);
     const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
-    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i].forward(x, step, rope);
+    x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }
 

@@ -11,6 +11,7 @@
 #include "models/gated_mlp.h"
 #include "models/model_table.h"
 #include "models/rope.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -150,7 +151,9 @@ struct Gemma3TextModel : Block {
     const auto full = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
     const auto local = local_rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
     for (std::size_t i = 0; i < layers.size(); ++i)
-      x = layers[i].forward(x, step, windowed_[i] ? local : full);
+      x = run_layer(batch, i, x, [&](const at::Tensor& in) {
+        return layers[i].forward(in, step, windowed_[i] ? local : full);
+      });
     return norm->forward(x);
   }
 

@@ -11,6 +11,7 @@
 #include "models/decoding_step.h"
 #include "models/leaves.h"
 #include "models/model_table.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -146,7 +147,7 @@ struct Gpt2Model : Block {
           .found(std::to_string(end));
     auto x = wte->forward(batch.input_ids) +
              wpe->forward(at::arange(step.start, end, batch.input_ids.options()));
-    for (std::size_t i = 0; i < h.size(); ++i) x = h[i].forward(x, step);
+    x = through_layers(batch, h, std::move(x), step);
     return ln_f->forward(x);
   }
 

@@ -9,6 +9,7 @@
 #include "models/gated_mlp.h"
 #include "models/model_table.h"
 #include "models/rope.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -123,7 +124,7 @@ struct LlamaModel : Block {
         cos, sin,
         batch.attention_mask.defined() ? batch.attention_mask.to(at::kBool) : at::Tensor(),
         batch.cache};
-    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i].forward(x, at);
+    x = through_layers(batch, layers, std::move(x), at);
     return norm->forward(x);
   }
 

@@ -11,6 +11,7 @@
 #include "models/decoding_step.h"
 #include "models/leaves.h"
 #include "models/model_table.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -138,7 +139,7 @@ struct OptDecoder : Block {
       positions = (at::cumsum(real, 1) * real - 1).narrow(1, real.size(1) - count, count);
     }
     x = x + embed_positions->forward(positions + kPositionOffset);
-    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i].forward(x, step);
+    x = through_layers(batch, layers, std::move(x), step);
     if (final_layer_norm) x = (*final_layer_norm)->forward(x);
     if (project_out) x = (*project_out)->forward(x);
     return x;

@@ -13,6 +13,7 @@
 #include "models/restructurings.h"
 #include "models/rope.h"
 #include "models/routing.h"
+#include "models/through_layers.h"
 
 namespace graft {
 namespace {
@@ -176,7 +177,7 @@ struct Qwen2MoeModel : Block {
     auto x = embed_tokens->forward(batch.input_ids);
     const DecodingStep step(batch);
     const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
-    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i].forward(x, step, rope);
+    x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }
 

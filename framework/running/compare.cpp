@@ -2,16 +2,12 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
-#include "applying/swaps.h"
 #include "graft/comparison.h"
 #include "graft/error.h"
-#include "graft/module_graph.h"
-#include "graft/nn/unary.h"
 #include "plugins/one_torch_thread.h"
 #include "running/each_on_pool.h"
 #include "running/input_ids.h"
@@ -23,81 +19,20 @@ namespace {
 /// and more.
 constexpr std::int64_t kRows = 16;
 
-/// The hidden states behind each decoder layer, in order: what the first module of the next layer,
-/// or of what follows the last one, is given.
-class LayerStates {
- public:
-  void begin() {
-    next_ = 0;
-    states.clear();
-  }
-  void see(std::size_t layer, const at::Tensor& x) {
-    if (layer != next_) return;
-    if (next_++ > 0) states.push_back(x);
-  }
-
+/// Logits [T, V] of a window, and the hidden states behind each decoder layer, in order.
+struct Pass {
+  at::Tensor logits;
   std::vector<at::Tensor> states;
 
- private:
-  std::size_t next_ = 0;
-};
-
-/// Stands where a module was, shows its input, and answers as the module does.
-class Watched : public nn::Unary {
- public:
-  Watched(std::shared_ptr<nn::Unary> watched, LayerStates& states, std::size_t layer)
-      : Unary(watched->class_name()),
-        watched_(std::move(watched)),
-        states_(states),
-        layer_(layer) {}
-  at::Tensor forward(const at::Tensor& x) override {
-    states_.see(layer_, x);
-    return watched_->forward(x);
-  }
-
- private:
-  std::shared_ptr<nn::Unary> watched_;
-  LayerStates& states_;
-  std::size_t layer_;
-};
-
-/// A model whose layers are watched as long as this lives.
-class WatchedModel {
- public:
-  explicit WatchedModel(const std::shared_ptr<Model>& model) : model_(model), swaps_(model) {
-    const auto modules = named_modules(model);
-    const std::size_t layers = model->cache_layers();
-    const auto list = std::find_if(modules.begin(), modules.end(), [&](const auto& entry) {
-      return class_name_of(*entry.module) == "ModuleList" &&
-             entry.module->children().size() == layers;
-    });
-    if (list == modules.end()) return;
-    const std::string start = list->path + ".";
-    for (const auto& [path, module] : modules) {
-      const auto unary = std::dynamic_pointer_cast<nn::Unary>(module);
-      if (!unary || path.empty()) continue;
-      std::size_t layer = layers;
-      if (path.starts_with(start)) layer = std::stoul(path.substr(start.size()));
-      try {
-        swaps_.swap(path, std::make_shared<Watched>(unary, states_, layer));
-      } catch (const Error&) {
-        // A slot that takes nothing else: another module of the layer shows the same.
-      }
-    }
-  }
-
-  at::Tensor logits(const at::Tensor& window) {
-    states_.begin();
+  Pass() = default;
+  Pass(Model& model, const at::Tensor& window) {
     Batch batch;
     batch.input_ids = window;
-    return model_->forward(batch)[0];
+    batch.around_layer = [this](std::size_t, const at::Tensor& x, const auto& forward) {
+      return states.emplace_back(forward(x));
+    };
+    logits = model.forward(batch)[0];
   }
-  const std::vector<at::Tensor>& states() const { return states_.states; }
-
- private:
-  std::shared_ptr<Model> model_;
-  LayerStates states_;
-  Swaps swaps_;
 };
 
 /// What is known of each scored token.
@@ -198,25 +133,26 @@ Comparison compare(const std::shared_ptr<Model>& reference, const std::shared_pt
                                      static_cast<std::size_t>(windows.numel())});
   const std::int64_t count = windows.size(0), scored = windows.size(1) - 1;
   const Scores scores(count * scored);
-  WatchedModel a(reference), b(model);
   std::vector<double> lost, whole;
   bool same_layers = true;
   for (std::int64_t w = 0; w < count; ++w) {
     progress.advance("compare", static_cast<std::uint64_t>(w), static_cast<std::uint64_t>(count));
     const auto window = windows.narrow(0, w, 1);
-    std::array<at::Tensor, 2> logits;
-    each_on_pool(2, [&](std::size_t side) { logits[side] = (side == 0 ? a : b).logits(window); });
-    if (logits[0].sizes() != logits[1].sizes())
+    Pass a, b;
+    each_on_pool(2, [&](std::size_t side) {
+      (side == 0 ? a : b) = Pass(side == 0 ? *reference : *model, window);
+    });
+    if (a.logits.sizes() != b.logits.sizes())
       throw Error(ErrorKind::usage, "the models give logits of different shapes")
-          .expected(c10::str(logits[0].sizes()))
-          .found(c10::str(logits[1].sizes()));
+          .expected(c10::str(a.logits.sizes()))
+          .found(c10::str(b.logits.sizes()));
     each_on_pool((scored + kRows - 1) / kRows, [&](std::size_t chunk) {
       const auto first = static_cast<std::int64_t>(chunk) * kRows;
       const auto rows = std::min(kRows, scored - first);
-      scores.take(w * scored + first, logits[0].narrow(0, first, rows),
-                  logits[1].narrow(0, first, rows), windows[w].narrow(0, first + 1, rows));
+      scores.take(w * scored + first, a.logits.narrow(0, first, rows),
+                  b.logits.narrow(0, first, rows), windows[w].narrow(0, first + 1, rows));
     });
-    const auto &of_a = a.states(), &of_b = b.states();
+    const auto &of_a = a.states, &of_b = b.states;
     same_layers = same_layers && of_a.size() == reference->cache_layers() &&
                   std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
                              [](const auto& x, const auto& y) { return x.sizes() == y.sizes(); });

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,6 +44,13 @@ struct Batch {
   at::Tensor attention_mask;  ///< [B, T] bool or integer, zero where padded; undefined: all ones
   KvCache* cache = nullptr;   ///< decoders: continue after what it holds
   bool last_logits_only = false;  ///< decoders: logits of the last position only, [B, 1, V]
+
+  /// Called in the place of each layer with its number, its input [B, T, H] and what the layer
+  /// makes of an input; gives the output. It may look on, leave layers out, or run one again with
+  /// other modules in it, from any thread while it has not returned. Empty: layers are simply run.
+  using LayerForward = std::function<at::Tensor(const at::Tensor& x)>;
+  std::function<at::Tensor(std::size_t layer, const at::Tensor& x, const LayerForward& forward)>
+      around_layer;
 };
 
 /// Modules that share one input, and who makes that input: what calibration, scale folding and
