@@ -1,7 +1,7 @@
 #include "graft/host.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <c10/core/InferenceMode.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -338,10 +338,43 @@ static bool uses_calibration(const Plan& plan, const at::Tensor& ids, const Mode
   return true;
 }
 
-/// As many samples of [B, T] at a time as keep what a layer makes of them in the cache.
-static std::vector<at::Tensor> in_batches(const at::Tensor& ids) {
-  constexpr std::int64_t kTokens = 2048;
-  return ids.split(std::max<std::int64_t>(1, kTokens / ids.size(1)));
+/// Throws Error(usage) unless there are scales to search by a block's output.
+static void require_search(const Plan& plan, bool calibrated) {
+  for (const auto& entry : plan.entries)
+    if (calibrated && entry.action == Action::quantize &&
+        entry.quantizer->searches_scales(*entry.config))
+      return;
+  throw Error(ErrorKind::usage, calibrated ? "the method " + quote(plan.method) +
+                                                 " searches no scales of inputs"
+                                           : "there is nothing to search: nothing is calibrated")
+      .at("--search-by-block")
+      .hint("leave out the option, or take a method that searches scales, with calibration text");
+}
+
+/// As many samples of [B, T] at a time as keep what a layer makes of them in the cache; fewer for
+/// polishing, which learns from few at a time.
+static std::vector<at::Tensor> in_batches(const at::Tensor& ids, bool polishes) {
+  const std::int64_t tokens = polishes ? 512 : 2048;
+  return ids.split(std::max<std::int64_t>(1, tokens / ids.size(1)));
+}
+
+/// Throws Error(usage) unless the modules that are calibrated can be polished.
+static void require_polishable(const Plan& plan, bool calibrated, int steps) {
+  if (steps < 0)
+    throw Error(ErrorKind::usage, "the number of steps of polishing cannot be used")
+        .at("--polish")
+        .expected("0 or more")
+        .found(std::to_string(steps));
+  if (!calibrated)
+    throw Error(ErrorKind::usage, "there is nothing to polish: nothing is calibrated")
+        .at("--polish")
+        .hint("give calibration text, or leave out the option");
+  for (const auto& entry : plan.entries)
+    if (entry.action == Action::quantize && !entry.quantizer->moves_codes(*entry.config))
+      throw Error(ErrorKind::usage, "the method " + quote(plan.method) + " cannot be polished")
+          .at("--polish")
+          .at(entry.spec.path)
+          .hint("leave out the option");
 }
 
 /// Throws Error(usage) unless all ranks are to do this job.
@@ -388,6 +421,8 @@ Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
   LoadOptions options = given;
   options.state = {};
   options.recipe = Recipe::fast;
+  options.polish_steps = 0;
+  options.search_by_block = false;
   const State::Prepared ready = state_->prepare(*this, checkpoint, options);
   const auto entry =
       std::find_if(ready.plan.entries.begin(), ready.plan.entries.end(),
@@ -471,6 +506,8 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
     throw Error(ErrorKind::usage, "there are no experts to calibrate: nothing is calibrated")
         .at("--all-experts")
         .hint("give calibration text, or leave out the option");
+  if (options.search_by_block) require_search(ready.plan, calibrated);
+  if (options.polish_steps != 0) require_polishable(ready.plan, calibrated, options.polish_steps);
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   if (calibrated) {
@@ -485,19 +522,22 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
       if (!options.state.folder.empty()) journal.emplace(state, job, options.context);
     }
     fill_kept(ready.model, ready.plan, checkpoint, options.context);
-    const auto batches = in_batches(options.calibration);
-    const auto run = [&](std::int64_t i) {
-      const c10::InferenceMode guard;
+    const auto batches = in_batches(options.calibration, options.polish_steps > 0);
+    const auto run = [&](std::int64_t i, const Batch::AroundLayer& around_layer) {
+      const c10::NoGradGuard guard;  // polishing differentiates what is made here
       Batch batch;
+      batch.around_layer = around_layer;
       batch.input_ids = batches[static_cast<std::size_t>(i)];
       batch.last_logits_only = true;
       ready.model->forward(batch);
     };
-    loaded.calibration = quantize_calibrated(
+    auto calibrated_by = quantize_calibrated(
         ready.model, ready.plan,
         {options.recipe, options.all_experts, &checkpoint, journal ? &*journal : nullptr,
-         options.ranks, observe},
+         options.ranks, options.polish_steps, options.search_by_block, observe},
         static_cast<std::int64_t>(batches.size()), run, options.context, {});
+    loaded.calibration = std::move(calibrated_by.groups);
+    loaded.polished = std::move(calibrated_by.layers);
   } else {
     fill_from(ready.model, ready.plan, checkpoint, options.context, {});
   }

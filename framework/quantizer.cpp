@@ -68,6 +68,19 @@ GroupResult Quantizer::quantize(const ModuleGroup&, const Context&) const {
 
 at::Tensor Quantizer::input_scales(const ModuleGroup&, const Context&) const { return {}; }
 
+bool Quantizer::searches_scales(const QuantConfig&) const { return false; }
+
+bool Quantizer::moves_codes(const QuantConfig&) const { return false; }
+
+WeightNeighbours Quantizer::neighbours(const nn::Block&) const {
+  throw Error(ErrorKind::usage, "the method's codes cannot be moved");
+}
+
+std::shared_ptr<nn::Block> Quantizer::moved(const nn::Block&, const ModuleSpec&, const QuantConfig&,
+                                            const at::Tensor&) const {
+  throw Error(ErrorKind::usage, "the method's codes cannot be moved");
+}
+
 void Context::advance(std::string_view stage, std::uint64_t done, std::uint64_t total) const {
   if (progress && !progress(stage, done, total))
     throw Error(ErrorKind::interrupted, "interrupted").at(stage);

@@ -220,11 +220,12 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
   auto report = quantize_calibrated(
       model, state_->plan, {.recipe = recipe, .all_experts = all_experts},
       static_cast<std::int64_t>(batches.size()),
-      [&](std::int64_t i) { batches[static_cast<std::size_t>(i)](); }, context, state_->observer);
+      [&](std::int64_t i, const auto&) { batches[static_cast<std::size_t>(i)](); }, context,
+      state_->observer);
   state_->converted = true;
   tie(model);
   verify_filled(model);
-  return report;
+  return report.groups;
 }
 
 void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,

@@ -90,6 +90,8 @@ Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& 
   job.set("settings", settings);
   job.set("recipe", std::string(word_of(options.recipe)));
   job.set("all_experts", options.all_experts);
+  job.set("polish_steps", options.polish_steps);
+  job.set("search_by_block", options.search_by_block);
   job.set("plan", describe_plan(plan));
   job.set("calibration", std::move(text));
   return job;

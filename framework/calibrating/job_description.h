@@ -9,8 +9,8 @@
 namespace graft {
 
 /// All that the bytes of a calibrated quantization depend on, with the values of now: graft,
-/// LibTorch, kernels, plugins, model, settings, plan, and of the options recipe, experts and
-/// calibration ids.
+/// LibTorch, kernels, plugins, model, settings, plan, and of the options recipe, polishing, experts
+/// and calibration ids.
 Value describe_job(const Checkpoint& checkpoint, const Plan& plan, const Value& settings,
                    const Plugins& plugins, const LoadOptions& options);
 

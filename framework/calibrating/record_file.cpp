@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/crc.hpp>
+#include <cmath>
 #include <string_view>
 
 #include "applying/checkpoint_tensors.h"
@@ -33,7 +34,32 @@ GroupReport report_from(const Value& row) {
   return out;
 }
 
+LayerReport layer_report_from(const Value& row) {
+  LayerReport out;
+  out.layer = static_cast<std::size_t>(row.get_int("layer", 0));
+  out.modules = row.get_strings("modules");
+  out.error_before = row.get_double("error_before", 0);
+  out.error_after = row.get_double("error_after", 0);
+  out.changed = row.get_double("changed", 0);
+  out.left = row.get_string("left", "");
+  out.seconds = row.get_double("seconds", 0);
+  return out;
+}
+
 }  // namespace
+
+Value to_value(const LayerReport& report) {
+  const auto number = [](double value) { return std::isfinite(value) ? Value(value) : Value(); };
+  Value out;
+  out.set("layer", static_cast<std::int64_t>(report.layer));
+  out.set("modules", Value::Array(report.modules.begin(), report.modules.end()));
+  out.set("error_before", number(report.error_before));
+  out.set("error_after", number(report.error_after));
+  out.set("changed", report.changed);
+  out.set("left", report.left.empty() ? Value() : Value(report.left));
+  out.set("seconds", report.seconds);
+  return out;
+}
 
 Value to_value(const std::vector<GroupReport>& report) {
   Value::Array groups;
@@ -87,7 +113,9 @@ GroupRecord read_record(const std::filesystem::path& path,
       report.defined() && report.scalar_type() == at::kByte
           ? std::string_view(static_cast<const char*>(report.const_data_ptr()), report.nbytes())
           : std::string_view();
-  out.row = report_from(parse_json(text));
+  const Value row = parse_json(text);
+  out.row = report_from(row);
+  if (const Value* layer = row.find("layer")) out.layer = layer_report_from(*layer);
   if (out.row.modules != modules)
     throw Error(ErrorKind::model, "it is of another group")
         .expected(quote(modules.front()))
@@ -108,7 +136,9 @@ void write_record(const std::filesystem::path& file, const GroupRecord& record) 
     for (const auto& [name, tensor] : record.modules[i])
       tensors.emplace(std::to_string(i) + "." + name, tensor.detach().contiguous());
   if (record.scales.defined()) tensors.emplace(kScales, record.scales.contiguous());
-  const auto row = to_json(to_value({record.row}).at("groups").as_array().front());
+  Value described = to_value({record.row}).at("groups").as_array().front();
+  if (record.layer) described.set("layer", to_value(*record.layer));
+  const auto row = to_json(described);
   auto report = at::empty({static_cast<std::int64_t>(row.size())}, at::kByte);
   std::copy(row.begin(), row.end(), static_cast<char*>(report.mutable_data_ptr()));
   tensors.emplace(kReport, report);

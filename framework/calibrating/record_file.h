@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,11 +14,12 @@
 
 namespace graft {
 
-/// A group of modules that was quantized.
+/// A group of modules that was quantized, or the modules of a layer that was polished.
 struct GroupRecord {
-  std::vector<Tensors> modules;  ///< of each, as Quantizer::save gives them
+  std::vector<Tensors> modules;  ///< of each, as Quantizer::save gives them; empty: left as it was
   at::Tensor scales;             ///< what its producer was told to divide by; undefined: nothing
-  GroupReport row;
+  GroupReport row;               ///< of a layer: the names of its modules
+  std::optional<LayerReport> layer{};
 };
 
 /// Reads the record of the group of these modules. Throws an Error for a file that is not as

@@ -33,6 +33,12 @@ BatchRange SharedStatistics::held_by(int rank) const {
 
 BatchRange SharedStatistics::held() const { return held_by(ranks_ ? ranks_->rank() : 0); }
 
+std::vector<BatchRange> SharedStatistics::all_held() const {
+  std::vector<BatchRange> out;
+  for (int rank = 0; rank < (ranks_ ? ranks_->size() : 1); ++rank) out.push_back(held_by(rank));
+  return out;
+}
+
 void SharedStatistics::sum_up(std::size_t group, const std::vector<at::Tensor>& inputs) {
   own_ = {};
   sums_.clear();

@@ -18,8 +18,11 @@ class SharedStatistics {
   /// `ranks` may be null: all batches are here.
   SharedStatistics(Ranks* ranks, std::int64_t batches) : ranks_(ranks), batches_(batches) {}
 
+  std::int64_t batches() const { return batches_; }
   /// The batches that this process runs.
   BatchRange held() const;
+  /// Those of each process.
+  std::vector<BatchRange> all_held() const;
 
   /// The first group that a batch of any rank waits for, none when all have ended. `first` is that
   /// of this rank, and `inputs` is what its batches bring to it, one each, undefined where one

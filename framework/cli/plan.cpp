@@ -31,6 +31,8 @@ CalibrationTrial try_it(Program& program, const Checkpoint& checkpoint, LoadOpti
   options.calibration = texts.calibration->ids;
   options.recipe = job.recipe;
   options.all_experts = job.all_experts;
+  options.polish_steps = job.polish_steps;
+  options.search_by_block = job.search_by_block;
   return try_calibration(program.host(), checkpoint, options);
 }
 
@@ -118,7 +120,9 @@ void add_plan(CLI::App& app, Program& program, bool with_methods) {
                                "Quantize the first layers to tell how long all of it takes, "
                                "and in how much memory; reads their weights");
   given->calibration.add_to(*verb);
-  for (const char* name : {"--calibration", "--samples", "--seq-len", "--recipe", "--all-experts"})
+  for (const char* name :
+       {"--calibration", "--samples", "--seq-len", "--recipe", "--polish", "--search-by-block",
+        "--all-experts"})
     verb->get_option(name)->needs(trial);
   if (with_methods) given->method.add_to(*verb, program.host());
   verb->footer("graft plan models/SmolLM2-135M-Instruct --method METHOD");

@@ -98,6 +98,9 @@ void print(const Program& program, const LoadedModel& loaded, const std::string&
     result.set("seconds", took);
     result.set("calibration",
                loaded.calibration.empty() ? Value() : graft::to_value(loaded.calibration));
+    Value::Array polished;
+    for (const auto& layer : loaded.polished) polished.push_back(graft::to_value(layer));
+    result.set("polished", std::move(polished));
     result.set("fallback_modules", fallback_modules(loaded.calibration));
     result.set("comparison", measured ? graft::to_value(*measured) : Value());
     program.print_json(result);
@@ -150,6 +153,13 @@ void CalibrationArguments::add_to(CLI::App& verb) {
   verb.add_option("--recipe", recipe,
                   "How much work calibration takes on itself: fast, default or best")
       ->capture_default_str();
+  verb.add_option("--polish", polish_steps,
+                  "Steps in which each layer's codes are chosen anew, all together, by how far its "
+                  "output is from the dense model's; 200 is usual")
+      ->check(at_least_one());
+  verb.add_flag("--search-by-block", search_by_block,
+                "Search scales of inputs by the output of attention or MLP, in place of the modules' "
+                "own; slower");
   verb.add_flag("--all-experts", all_experts,
                 "Calibrate experts with all tokens, not only those that the router sends them");
 }
@@ -158,6 +168,8 @@ void CalibrationArguments::put_into(QuantizeJob& job) const {
   for (const auto& file : files) job.calibration.push_back(calibration_file(file));
   job.size = size;
   job.recipe = parse_recipe(recipe);
+  job.polish_steps = polish_steps;
+  job.search_by_block = search_by_block;
   job.all_experts = all_experts;
 }
 
@@ -183,6 +195,8 @@ Value to_value(const QuantizeJob& job, const Program& program) {
   out.set("seq_len", job.size.length);
   out.set("recipe", std::string(word_of(job.recipe)));
   out.set("all_experts", job.all_experts);
+  out.set("polish_steps", job.polish_steps);
+  out.set("search_by_block", job.search_by_block);
   out.set("eval", word_of(job.eval));
   out.set("target_bpw", job.bits_per_weight ? Value(*job.bits_per_weight) : Value());
   out.set("max_kl", job.max_kl ? Value(*job.max_kl) : Value());
@@ -207,6 +221,8 @@ QuantizeJob job_from(const Value& call, Program& program) {
   job.size = {call.at("samples").as_int(), call.at("seq_len").as_int()};
   job.recipe = parse_recipe(call.at("recipe").as_string());
   job.all_experts = call.get_bool("all_experts", false);
+  job.polish_steps = static_cast<int>(call.get_int("polish_steps", 0));
+  job.search_by_block = call.get_bool("search_by_block", false);
   job.eval = path_of(call.at("eval"));
   if (const Value* most = call.find("target_bpw")) job.bits_per_weight = most->as_double();
   if (const Value* most = call.find("max_kl")) job.max_kl = most->as_double();
@@ -226,6 +242,8 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
   options.device = program.device();
   options.recipe = job.recipe;
   options.all_experts = job.all_experts;
+  options.polish_steps = job.polish_steps;
+  options.search_by_block = job.search_by_block;
   options.ignore_quantization_config = job.ignore_config;
   options.context = program.context();
   options.ranks = ranks;

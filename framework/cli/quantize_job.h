@@ -27,6 +27,8 @@ struct QuantizeJob {
   std::vector<CalibrationFile> calibration;  ///< absolute; empty: none, or graft's own text
   CalibrationSize size;
   Recipe recipe = Recipe::standard;
+  int polish_steps = 0;
+  bool search_by_block = false;
   bool all_experts = false;
   std::filesystem::path eval;  ///< absolute; text to compare with the dense model on; empty: none
   std::optional<double> bits_per_weight;     ///< bits are chosen for each group of modules
@@ -38,6 +40,8 @@ struct QuantizeJob {
 struct CalibrationArguments {
   std::vector<std::string> files;
   std::string recipe = "default";
+  int polish_steps = 0;
+  bool search_by_block = false;
   bool all_experts = false;
   CalibrationSize size;
 

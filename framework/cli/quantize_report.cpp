@@ -148,6 +148,8 @@ void write_report(FolderWriter& writer, const LoadedModel& loaded, const Quantiz
     call.set("seq_len", job.size.length);
     call.set("recipe", std::string(word_of(job.recipe)));
     if (job.all_experts) call.set("all_experts", true);
+    if (job.search_by_block) call.set("search_by_block", true);
+    if (job.polish_steps > 0) call.set("polish_steps", job.polish_steps);
   }
   if (job.bits_per_weight) call.set("target_bpw", *job.bits_per_weight);
   if (job.max_kl) call.set("max_kl", *job.max_kl);

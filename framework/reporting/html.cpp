@@ -151,7 +151,7 @@ int layer_of(const std::string& path) {
 }
 
 /// A dot for each layer and kind of module, of several (experts) the worst.
-std::string error_plot(const Value& groups) {
+std::string error_plot(const Value& groups, bool polished) {
   std::vector<PlotSeries> series;
   std::map<std::string, std::map<int, std::pair<const Value*, std::string>>> worst;
   for (const auto& group : groups.as_array()) {
@@ -179,8 +179,10 @@ std::string error_plot(const Value& groups) {
   const std::string drawn = plots(series, "layer");
   if (drawn.empty()) return "";
   return card("Error of each module",
-              "Squared error of its output on the calibration text, relative to the output, on a "
-              "logarithmic scale; where a layer has several of a kind, the largest",
+              std::string("Squared error of its output on the calibration text, relative to the "
+                          "output, on a logarithmic scale; where a layer has several of a kind, "
+                          "the largest") +
+                  (polished ? "; before its layer was polished" : ""),
               legend + "</div>\n" + drawn);
 }
 
@@ -213,6 +215,23 @@ std::string experts_table(const Value& experts) {
   return card("Tokens of the experts",
               "How many tokens of the calibration text each expert was quantized by; the JSON file "
               "has them one by one",
+              rows + "</table>\n");
+}
+
+std::string polished_table(const Value& layers) {
+  if (layers.as_array().empty()) return "";
+  std::string rows =
+      "<table>\n<tr><th class=\"n\">Layer</th><th class=\"n\">Error before</th>"
+      "<th class=\"n\">Error after</th><th class=\"n\">Codes changed</th><th>Left</th></tr>\n";
+  for (const auto& row : layers.as_array()) {
+    rows += "<tr>";
+    for (const char* key : {"layer", "error_before", "error_after", "changed"})
+      rows += "<td class=\"n\">" + shown(row, key) + "</td>";
+    rows += "<td>" + (row.find("left") ? shown(row, "left") : "") + "</td></tr>\n";
+  }
+  return card("Polished layers",
+              "Squared error of the layer's output, relative to that of the model before, on "
+              "samples that polishing did not see, and the share of codes that it changed",
               rows + "</table>\n");
 }
 
@@ -265,8 +284,11 @@ std::string to_html(const Value& report) {
   std::string out = kHead;
   out += "<title>" + name + " - graft</title>\n</head>\n<body>\n<main>\n<h1>" + name +
          "</h1>\n<p class=\"soft\">" + about + "</p>\n" + tiles(report) + warnings(report);
-  if (const Value* groups = report.find("groups")) out += error_plot(*groups);
+  const Value* polished = report.find("polished");
+  if (const Value* groups = report.find("groups"))
+    out += error_plot(*groups, polished && !polished->as_array().empty());
   if (found) out += layer_plot(*found);
+  if (polished) out += polished_table(*polished);
   if (const Value* experts = report.find("experts")) out += experts_table(*experts);
   std::string how;
   if (const Value* call = report.find("call"))

@@ -71,6 +71,18 @@ Value rows_of(const std::vector<GroupReport>& groups) {
   return out;
 }
 
+Value polished_of(const std::vector<LayerReport>& layers) {
+  Value::Array out;
+  for (const auto& layer : layers) {
+    Value row = to_value(layer);
+    for (const char* key : {"error_before", "error_after", "changed"})
+      if (const Value* value = row.find(key)) row.set(key, rounded(value->as_double()));
+    row.erase("seconds");
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
 /// Why modules were quantized in a plainer way, and how many for each reason.
 Value fallbacks_of(const std::vector<GroupReport>& groups) {
   std::map<std::string, std::int64_t> reasons;
@@ -197,6 +209,7 @@ Value make_report(const LoadedModel& loaded, const ReportInput& input) {
   out.set("fallbacks", fallbacks_of(loaded.calibration));
   out.set("notes", notes_of(loaded, input));
   out.set("experts", experts_of(loaded.calibration));
+  out.set("polished", polished_of(loaded.polished));
   out.set("groups", rows_of(loaded.calibration));
   return out;
 }

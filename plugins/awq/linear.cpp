@@ -5,8 +5,10 @@
 #include "graft/activations.h"
 #include "graft/error.h"
 #include "graft/pool.h"
+#include "graft/rounding.h"
 #include "kernels/dequantize.h"
 #include "kernels/dequantized_product.h"
+#include "kernels/format.h"
 #include "kernels/repack.h"
 
 namespace graft::awq {
@@ -255,6 +257,21 @@ at::Tensor WQLinear::dequantize() const {
   return kernels::dequantized(
       in_features_, out_features_, weight_dtype_,
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
+}
+
+at::Tensor WQLinear::codes() const {
+  const auto packed = words(0, out_features_).contiguous();
+  auto out = at::empty({in_features_, out_features_}, at::kByte);
+  unpack_gemm(words_of(packed), out.numel(), out.mutable_data_ptr<std::uint8_t>());
+  return out;
+}
+
+WeightNeighbours WQLinear::neighbours() const {
+  const Packed whole = unpacked();
+  const auto of_inputs = [&](const at::Tensor& of_groups) {
+    return of_groups.repeat_interleave(group_size_, 0).narrow(0, 0, in_features_).t();
+  };
+  return neighbours_of(codes().t(), of_inputs(whole.zeros), of_inputs(whole.scales), 15);
 }
 
 }  // namespace graft::awq

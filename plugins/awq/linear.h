@@ -40,6 +40,10 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   Tensors stored(AwqConfig::Version version) const;
   /// [N, K] in the dtype that the weight is rounded to, where the weight is.
   at::Tensor dequantize() const;
+  /// Not of GEMVFast files whose offsets are no zero points.
+  WeightNeighbours neighbours() const;
+  /// [K, N] uint8.
+  at::Tensor codes() const;
 
   at::Tensor qweight;  ///< int32 [K, N / 8]: the GEMM layout, or the first bytes of the panels
   at::Tensor scales;   ///< [G, N], or the first of the panels'

@@ -234,8 +234,21 @@ GroupResult AwqQuantizer::quantize(const ModuleGroup& group, const Context&) con
   return quantize_group(group);
 }
 
+bool AwqQuantizer::searches_scales(const QuantConfig&) const { return true; }
+
 at::Tensor AwqQuantizer::input_scales(const ModuleGroup& group, const Context&) const {
   return find_input_scales(group);
+}
+
+bool AwqQuantizer::moves_codes(const QuantConfig&) const { return true; }
+
+WeightNeighbours AwqQuantizer::neighbours(const nn::Block& module) const {
+  return dynamic_cast<const WQLinear&>(module).neighbours();
+}
+
+std::shared_ptr<nn::Block> AwqQuantizer::moved(const nn::Block& module, const ModuleSpec& spec,
+                                      const QuantConfig& config, const at::Tensor& moves) const {
+  return with_moved_codes(module, spec, config, moves);
 }
 
 Tensors AwqQuantizer::save(const nn::Block& module, const QuantConfig& config) const {

@@ -29,7 +29,13 @@ class AwqQuantizer : public Quantizer {
     return CalibrationUse::required;
   }
   GroupResult quantize(const ModuleGroup& group, const Context& context) const override;
+  bool searches_scales(const QuantConfig& config) const override;
   at::Tensor input_scales(const ModuleGroup& group, const Context& context) const override;
+  bool moves_codes(const QuantConfig& config) const override;
+  WeightNeighbours neighbours(const nn::Block& module) const override;
+  std::shared_ptr<nn::Block> moved(const nn::Block& module, const ModuleSpec& spec,
+                                   const QuantConfig& config,
+                                   const at::Tensor& moves) const override;
   Tensors save(const nn::Block& module, const QuantConfig& config) const override;
   at::Tensor dequantize(const nn::Block& module) const override;
 };

@@ -40,21 +40,46 @@ at::Tensor dequantized(const RoundedWeight& rounded, std::int64_t group_size) {
   return (rounded.codes.to(at::kFloat) - wide(rounded.zeros)) * wide(rounded.scales);
 }
 
+/// int32 [K, N / 8] of contiguous codes [K, N].
+at::Tensor packed_by_gemm(const at::Tensor& codes) {
+  auto words = at::empty({codes.size(0), codes.size(1) / 8}, at::kInt);
+  const auto* from = codes.const_data_ptr<std::uint8_t>();
+  auto* to = reinterpret_cast<std::uint32_t*>(words.mutable_data_ptr<std::int32_t>());
+  for_each_chunk(pool(), codes.size(0), [&](std::int64_t k) {
+    pack_gemm(from + k * codes.size(1), codes.size(1), to + k * codes.size(1) / 8);
+  });
+  return words;
+}
+
 /// Rows of a weight by which the search judges it.
 struct Sample {
   at::Tensor weight;  ///< [n, K] float32
   WeightGrid grid;
   double share = 1;  ///< of the rows
 
-  explicit Sample(const GroupMember& member) : grid(grid_of(member)) {
+  Sample(const GroupMember& member, bool all) : grid(grid_of(member)) {
     constexpr std::int64_t kRun = 16;  // are rounded side by side
     const auto& whole = member.dense.at("weight");
-    weight = sampled_rows(whole, kRun).to(at::kFloat);
+    weight = (all ? whole : sampled_rows(whole, kRun)).to(at::kFloat);
     share = static_cast<double>(weight.size(0)) / static_cast<double>(whole.size(0));
   }
 };
 
 }  // namespace
+
+std::shared_ptr<nn::Block> with_moved_codes(const nn::Block& module, const ModuleSpec& spec,
+                                            const QuantConfig& config, const at::Tensor& moves) {
+  const auto& before = dynamic_cast<const WQLinear&>(module);
+  const auto& settings = dynamic_cast<const AwqConfig&>(config);
+  Tensors tensors = before.stored(settings.version);
+  const auto codes =
+      (before.codes().to(at::kShort) + moves.t()).to(at::kByte).contiguous();
+  tensors.set("qweight",
+              pack_codes(packed_by_gemm(codes), spec.out_features, settings.version));
+  auto out = std::make_shared<WQLinear>(spec, settings);
+  out->fill(tensors, settings);
+  return out;
+}
 
 GroupResult quantize_group(const ModuleGroup& group) {
   GroupResult result;
@@ -71,12 +96,7 @@ GroupResult quantize_group(const ModuleGroup& group) {
     const auto rounded = rounder->round(member.dense.at("weight"), grid_of(member));
     const auto codes = rounded.codes.t().contiguous();  // [K, N]
     Packed packed;
-    packed.qweight = at::empty({codes.size(0), codes.size(1) / 8}, at::kInt);
-    const auto* from = codes.const_data_ptr<std::uint8_t>();
-    auto* to = reinterpret_cast<std::uint32_t*>(packed.qweight.mutable_data_ptr<std::int32_t>());
-    for_each_chunk(pool(), codes.size(0), [&](std::int64_t k) {
-      pack_gemm(from + k * codes.size(1), codes.size(1), to + k * codes.size(1) / 8);
-    });
+    packed.qweight = packed_by_gemm(codes);
     packed.scales = rounded.scales.t().contiguous();
     packed.zeros = rounded.zeros.t().contiguous();
     Tensors tensors = pack(packed, member.spec.out_features, options.group_size, config.version);
@@ -101,7 +121,8 @@ at::Tensor find_input_scales(const ModuleGroup& group) {
   weigher.diagonal().copy_(h.diagonal());
   const auto strength = h.diagonal().clamp_min(0).sqrt();
   std::vector<Sample> samples;
-  for (const auto& member : group.members) samples.emplace_back(member);
+  for (const auto& member : group.members)
+    samples.emplace_back(member, /*all=*/group.block_error != nullptr);
   double least = std::numeric_limits<double>::infinity();
   at::Tensor best;
   for (int i = 0; i <= steps; ++i) {
@@ -112,13 +133,18 @@ at::Tensor find_input_scales(const ModuleGroup& group) {
       scales.div_((scales.max() * scales.min()).sqrt());
     }
     const auto rounder = unscaled.scaled(scales);
-    std::vector<at::Tensor> deviations;
-    for (const auto& [weight, grid, share] : samples)
-      deviations.push_back(weight -
-                           dequantized(rounder.round(weight * scales, grid), group_size) / scales);
-    const auto energies = output_energies(deviations, weigher);
+    std::vector<at::Tensor> rounded, deviations;
+    for (const auto& [weight, grid, share] : samples) {
+      rounded.push_back(dequantized(rounder.round(weight * scales, grid), group_size) / scales);
+      deviations.push_back(weight - rounded.back());
+    }
     double lost = 0;
-    for (std::size_t m = 0; m < samples.size(); ++m) lost += energies[m] / samples[m].share;
+    if (group.block_error) {
+      lost = group.block_error(rounded);
+    } else {
+      const auto energies = output_energies(deviations, weigher);
+      for (std::size_t m = 0; m < samples.size(); ++m) lost += energies[m] / samples[m].share;
+    }
     if (lost < least) {
       least = lost;
       best = i > 0 ? scales : at::Tensor();

@@ -8,6 +8,7 @@
 #include "graft/activations.h"
 #include "graft/error.h"
 #include "graft/pool.h"
+#include "graft/rounding.h"
 #include "groups.h"
 #include "kernels/dequantize.h"
 #include "kernels/dequantized_product.h"
@@ -262,6 +263,23 @@ at::Tensor QuantLinear::dequantize() const {
   return kernels::dequantized(
       in_features_, out_features_, weight_dtype_,
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
+}
+
+at::Tensor QuantLinear::codes() const {
+  const auto packed = words(0, out_features_).contiguous();
+  auto out = at::empty({in_features_, out_features_}, at::kByte);
+  unpack_fields(words_of(packed), in_features_, out_features_, out_features_, bits_,
+                out.mutable_data_ptr<std::uint8_t>());
+  return out;
+}
+
+WeightNeighbours QuantLinear::neighbours() const {
+  const auto group = group_of_input();
+  const auto of_inputs = [&](const at::Tensor& of_groups) {
+    return of_groups.index_select(0, group).t();
+  };
+  return neighbours_of(codes().t(), of_inputs(zero_points(0, out_features_)),
+                       of_inputs(scales_of(0, out_features_)), (1 << bits_) - 1);
 }
 
 }  // namespace graft::gptq

@@ -3,6 +3,7 @@
 #include "cuda/device_weight.h"
 #include "graft/nn/row_linear.h"
 #include "graft/nn/unary.h"
+#include "graft/quantizer.h"
 #include "graft/tensors.h"
 #include "kernels/panel_tensors.h"
 #include "settings.h"
@@ -38,6 +39,9 @@ class QuantLinear : public nn::Unary, public nn::RowLinear {
   Tensors stored(GptqConfig::Format format) const;
   /// [N, K] in the dtype that the weight is rounded to, where the weight is.
   at::Tensor dequantize() const;
+  WeightNeighbours neighbours() const;
+  /// [K, N] uint8.
+  at::Tensor codes() const;
 
   at::Tensor qweight;  ///< int32 [words(K), N]: as in the file, or the first bytes of the panels
   at::Tensor qzeros;   ///< int32 [G, words(N)] as in the file, or the first of the panels'

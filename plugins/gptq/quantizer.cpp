@@ -181,6 +181,17 @@ GroupResult GptqQuantizer::quantize(const ModuleGroup& group, const Context&) co
   return quantize_group(group);
 }
 
+bool GptqQuantizer::moves_codes(const QuantConfig&) const { return true; }
+
+WeightNeighbours GptqQuantizer::neighbours(const nn::Block& module) const {
+  return dynamic_cast<const QuantLinear&>(module).neighbours();
+}
+
+std::shared_ptr<nn::Block> GptqQuantizer::moved(const nn::Block& module, const ModuleSpec& spec,
+                                      const QuantConfig& config, const at::Tensor& moves) const {
+  return with_moved_codes(module, spec, config, moves);
+}
+
 Tensors GptqQuantizer::save(const nn::Block& module, const QuantConfig& config) const {
   return dynamic_cast<const QuantLinear&>(module).stored(own(config).format);
 }

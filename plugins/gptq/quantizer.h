@@ -29,6 +29,11 @@ class GptqQuantizer : public Quantizer {
   void fill(nn::Block& module, const QuantConfig& config, const Tensors& tensors) const override;
   CalibrationUse calibration(const QuantConfig&) const override { return CalibrationUse::required; }
   GroupResult quantize(const ModuleGroup& group, const Context& context) const override;
+  bool moves_codes(const QuantConfig& config) const override;
+  WeightNeighbours neighbours(const nn::Block& module) const override;
+  std::shared_ptr<nn::Block> moved(const nn::Block& module, const ModuleSpec& spec,
+                                   const QuantConfig& config,
+                                   const at::Tensor& moves) const override;
   Tensors save(const nn::Block& module, const QuantConfig& config) const override;
   at::Tensor dequantize(const nn::Block& module) const override;
 };

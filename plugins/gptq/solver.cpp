@@ -89,4 +89,16 @@ GroupResult quantize_group(const ModuleGroup& group) {
   return result;
 }
 
+std::shared_ptr<nn::Block> with_moved_codes(const nn::Block& module, const ModuleSpec& spec,
+                                            const QuantConfig& config, const at::Tensor& moves) {
+  const auto& before = dynamic_cast<const QuantLinear&>(module);
+  const auto& settings = dynamic_cast<const GptqConfig&>(config);
+  Tensors tensors = before.stored(settings.format);
+  const auto codes = (before.codes().to(at::kShort) + moves.t()).to(at::kByte);
+  tensors.set("qweight", packed(codes, settings.bits));
+  auto out = std::make_shared<QuantLinear>(spec, settings);
+  out->fill(tensors, settings);
+  return out;
+}
+
 }  // namespace graft::gptq

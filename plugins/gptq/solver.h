@@ -9,4 +9,8 @@ namespace graft::gptq {
 /// model's dtype, so that every reader has them exactly, of a float32 model in half precision.
 GroupResult quantize_group(const ModuleGroup& group);
 
+/// Quantizer::moved.
+std::shared_ptr<nn::Block> with_moved_codes(const nn::Block& module, const ModuleSpec& spec,
+                                            const QuantConfig& config, const at::Tensor& moves);
+
 }  // namespace graft::gptq

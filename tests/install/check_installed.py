@@ -136,7 +136,7 @@ def examples():
     special = target / "special"
     graft("plugins", "test", special / "libgraft_special.so")
     listed = (root / "tests/examples/CMakeLists.txt").read_text()
-    names = re.search(r"foreach\(example (.*?)\)", listed, re.DOTALL).group(1).split()
+    names = " ".join(re.findall(r"(?:set\(|APPEND )examples (.*?)\)", listed, re.DOTALL)).split()
     assert len(names) > 10
     for name in names:
         run(sys.executable, root / "tests/examples/check_example.py", name, target,

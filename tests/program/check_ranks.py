@@ -62,7 +62,10 @@ with tempfile.TemporaryDirectory() as name:
     # Three batches of two samples: two ranks have one and two, three have one each, four some none.
     for model, method in ((dense, ["gptq"]), (dense, ["gptq", "--bits", "3", "--desc-act"]),
                           (dense, ["gptq", "--bits", "auto", "--target-bpw", "5"]),
-                          (dense, ["awq"]), (dense, ["bitsandbytes", "--quant-type", "nf4"]),
+                          (dense, ["gptq", "--bits", "3", "--polish", "5"]),
+                          (moe, ["gptq", "--polish", "3"]),
+                          (dense, ["awq"]), (dense, ["awq", "--search-by-block"]),
+                          (dense, ["bitsandbytes", "--quant-type", "nf4"]),
                           (moe, ["gptq"]), (moe, ["awq"])):
         command = ["--method", *method, "--calibration", ids]
         if method[0] != "bitsandbytes":

@@ -55,6 +55,15 @@ struct LoadOptions {
   /// Calibrate experts with all tokens, not only those that the router sends them, so that none goes
   /// without; each token runs through every expert. Error(usage) where nothing is calibrated.
   bool all_experts = false;
+  /// Steps of polishing behind each layer that is calibrated: codes of all its modules are chosen
+  /// anew, together, so that its output comes nearer to that of the dense model; 0: none, 200 is
+  /// usual. Gradients of a layer and as much again for each of two samples are in memory with it.
+  /// Error(usage) where nothing is calibrated, and for a method whose codes cannot be moved.
+  int polish_steps = 0;
+  /// Search scales of inputs (AWQ) by the output of the block around the modules, attention or MLP,
+  /// as AutoAWQ does, in place of the modules' own outputs: the block runs again for each choice.
+  /// Error(usage) for a method without such scales.
+  bool search_by_block = false;
   /// Where a load that calibrates keeps what it has done, group by group, and goes on when the same
   /// load was interrupted: to the same bytes, for any number of threads (graft/job_state.h). The
   /// caller names the folder, and discards it once the model is saved; it is left as it is by every
@@ -77,6 +86,7 @@ struct LoadedModel {
   QuantConfigPtr config;                   ///< of the method; nullptr when nothing is quantized
   Value quantization_config;               ///< to write; null when nothing is quantized
   std::vector<GroupReport> calibration{};  ///< what calibration did; empty: there was none
+  std::vector<LayerReport> polished{};     ///< the same of polishing
 };
 
 /// The host runtime: finds plugins, reads the registry, plans, converts, loads, saves. Holds no

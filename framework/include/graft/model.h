@@ -49,8 +49,9 @@ struct Batch {
   /// makes of an input; gives the output. It may look on, leave layers out, or run one again with
   /// other modules in it, from any thread while it has not returned. Empty: layers are simply run.
   using LayerForward = std::function<at::Tensor(const at::Tensor& x)>;
-  std::function<at::Tensor(std::size_t layer, const at::Tensor& x, const LayerForward& forward)>
-      around_layer;
+  using AroundLayer = std::function<at::Tensor(std::size_t layer, const at::Tensor& x,
+                                               const LayerForward& forward)>;
+  AroundLayer around_layer;
 };
 
 /// Modules that share one input, and who makes that input: what calibration, scale folding and

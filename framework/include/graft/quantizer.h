@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -112,6 +113,10 @@ struct ModuleGroup {
   std::vector<GroupMember> members;
   InputStatistics inputs;  ///< without tokens: nothing is known of the input
   Recipe recipe = Recipe::standard;
+  /// Squared distance of what the block around the modules (attention, MLP) gives for the text from
+  /// what it gives with their dense weights, when they have these, [N, K] each, for the input as it
+  /// is; the block is run again each time. Empty: judge by `inputs`.
+  std::function<double(const std::vector<at::Tensor>& weights)> block_error{};
 };
 
 struct GroupResult {
@@ -119,6 +124,12 @@ struct GroupResult {
   /// Why the statistics could not be used, where a plainer way stood in: "saw 3 tokens". Empty:
   /// they were, or there were none.
   std::string fallback{};
+};
+
+/// A filled module's weight [N, K] float32, and those that it would stand for with every code one
+/// higher and one lower; where there is no such code the element is as in `weight`.
+struct WeightNeighbours {
+  at::Tensor weight, higher, lower;
 };
 
 /// A method's logic, from a plugin. Stateless, const, thread-safe; lives as long as the process.
@@ -204,6 +215,17 @@ class GRAFT_API Quantizer {
   /// they lose less in quantize(): [K] float32, positive; undefined: nothing. Only asked where the
   /// module before can take the scales; quantize() then gets the changed weights and statistics.
   virtual at::Tensor input_scales(const ModuleGroup& group, const Context& context) const;
+  /// Whether input_scales() searches, and by block_error where the group has it.
+  virtual bool searches_scales(const QuantConfig& config) const;
+
+  /// Whether filled modules have neighbours() and can be moved() to them, for polishing.
+  virtual bool moves_codes(const QuantConfig& config) const;
+  virtual WeightNeighbours neighbours(const nn::Block& module) const;
+  /// What quantize() or fill() made, with other codes: `moves` [N, K] int8 holds 1 where a code is
+  /// to be one higher, -1 where it is to be one lower, else 0.
+  virtual std::shared_ptr<nn::Block> moved(const nn::Block& module, const ModuleSpec& spec,
+                                           const QuantConfig& config,
+                                           const at::Tensor& moves) const;
 
   /// The tensors of a filled module in the layout that `config` describes: bit for bit those it was
   /// filled with when that is its own. Throws Error(usage) when they cannot be had in that layout
@@ -215,6 +237,6 @@ class GRAFT_API Quantizer {
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.
-inline constexpr const char* kQuantizerInterface = "graft.quantizer/4";
+inline constexpr const char* kQuantizerInterface = "graft.quantizer/5";
 
 }  // namespace graft

@@ -25,6 +25,10 @@ struct RoundedWeight {
   at::Tensor zeros;   ///< [N, groups] uint8; undefined with levels
 };
 
+/// Of the weight (codes - zeros) * scales with codes 0 .. `most`, each [N, K] of any dtype.
+GRAFT_API WeightNeighbours neighbours_of(const at::Tensor& codes, const at::Tensor& zeros,
+                                         const at::Tensor& scales, int most);
+
 /// In which order inputs are rounded: later ones make up for what earlier ones lost.
 enum class RoundingOrder {
   natural,

@@ -47,6 +47,13 @@ void pack_fields(const std::uint8_t* values, std::int64_t count, std::int64_t st
   }
 }
 
+void unpack_fields(const std::uint32_t* words, std::int64_t count, std::int64_t streams,
+                   std::int64_t stride, int bits, std::uint8_t* values) {
+  for (std::int64_t i = 0; i < count; ++i)
+    for (std::int64_t s = 0; s < streams; ++s)
+      values[i * stride + s] = static_cast<std::uint8_t>(field(words + s, stride, i, bits));
+}
+
 void decode_zeros(const std::uint32_t* words, std::int64_t count, int bits, ZeroRule rule,
                   std::uint16_t* zeros) {
   const unsigned mask = (1U << bits) - 1U;

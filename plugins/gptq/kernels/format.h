@@ -31,6 +31,10 @@ void put_field(std::uint32_t* words, std::int64_t stride, std::int64_t index, in
 void pack_fields(const std::uint8_t* values, std::int64_t count, std::int64_t streams,
                  std::int64_t stride, int bits, std::uint32_t* words);
 
+/// The way back.
+void unpack_fields(const std::uint32_t* words, std::int64_t count, std::int64_t streams,
+                   std::int64_t stride, int bits, std::uint8_t* values);
+
 /// How a field of qzeros stands for the zero point z.
 enum class ZeroRule {
   plain,     ///< z: checkpoint_format gptq_v2

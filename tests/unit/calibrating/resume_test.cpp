@@ -47,6 +47,7 @@ struct Calibration {
   fs::path state{};
   at::Tensor ids{};
   Recipe recipe = Recipe::standard;
+  int polish_steps = 0;
   std::uint64_t groups = 1u << 20;  ///< that it may do
   std::function<void()> in_between{};
 
@@ -59,6 +60,7 @@ struct Calibration {
     options.dtype = dtype;
     options.calibration = ids.defined() ? ids : some_ids(model);
     options.recipe = recipe;
+    options.polish_steps = polish_steps;
     options.state = {state, Value("the caller's own")};
     options.context.log = [this](LogLevel level, std::string_view, std::string_view text) {
       (level == LogLevel::warning ? warnings : notes).emplace_back(text);
@@ -157,6 +159,39 @@ TEST_CASE(
         CHECK(loaded.calibration.size() == whole.total);
       }
     }
+}
+
+TEST_CASE("a calibration that polishes goes on in the middle of a layer, and behind it") {
+  const auto ids = at::cat(std::vector<at::Tensor>(30, Calibration::some_ids(golden(kMoe))));
+  for (const auto& [model, settings] :
+       {std::pair(kLlama, kGptq), std::pair(kLlama, kAwq), std::pair(kMoe, kGptq)}) {
+    CAPTURE(model);
+    CAPTURE(std::string(settings));
+    Calibration whole{.model = golden(model), .settings = settings, .ids = ids, .polish_steps = 8};
+    const auto loaded = whole.load();
+    const auto expected = saved(loaded);
+    REQUIRE(!loaded.polished.empty());
+    const std::uint64_t of_layer = whole.total / loaded.polished.size();
+    // Within a layer; as it is polished; in the next one; all but the last.
+    for (const std::uint64_t done :
+         {of_layer - 1, of_layer, std::min(of_layer + 1, whole.total), whole.total}) {
+      CAPTURE(done);
+      const TemporaryFolder folder(in_memory());
+      Calibration parts = whole;
+      parts.state = folder.path() / "state";
+      parts.interrupted_after(done);
+      const auto rest = parts.load();
+      CHECK(saved(rest) == expected);
+      REQUIRE(rest.polished.size() == loaded.polished.size());
+      for (std::size_t i = 0; i < rest.polished.size(); ++i) {
+        CHECK(rest.polished[i].error_before == loaded.polished[i].error_before);
+        CHECK(rest.polished[i].error_after == loaded.polished[i].error_after);
+        CHECK(rest.polished[i].left == loaded.polished[i].left);
+      }
+      // All is there already.
+      CHECK(saved(parts.load()) == expected);
+    }
+  }
 }
 
 TEST_CASE("a calibration that is interrupted again and again does each group once") {
