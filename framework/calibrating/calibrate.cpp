@@ -562,7 +562,7 @@ at::Tensor Job::answer(std::size_t index, std::size_t number, const at::Tensor& 
                                   : x);
 }
 
-/// A batch's way through a layer: with the modules as they are made, and again if they are polished.
+/// A batch's way through a layer: with modules as they are made, and again if they are polished.
 at::Tensor Job::through_layer(std::size_t layer, const at::Tensor& x,
                               const Batch::LayerForward& forward) {
   Traveller& mine = *running_;
@@ -738,8 +738,8 @@ void Job::polish_modules(std::size_t layer, const std::vector<std::size_t>& grou
   for (const auto g : groups)
     for (const auto& member : groups_[g].members) {
       members.push_back(&member);
-      task.weights.push_back(
-          call_for(*member.entry, [&] { return member.entry->quantizer->neighbours(*member.made); }));
+      task.weights.push_back(call_for(
+          *member.entry, [&] { return member.entry->quantizer->neighbours(*member.made); }));
       task.dense.push_back(dense_weight(groups_[g], member));
     }
   const auto held = statistics_.held();
@@ -757,7 +757,7 @@ void Job::polish_modules(std::size_t layer, const std::vector<std::size_t>& grou
   task.seed = layer;
   task.steps = how_.polish_steps;
   task.proceed = [&] { context_.advance("calibrate", done_, groups_.size()); };
-  const auto polished = polish(task);
+  const auto polished = polish(std::move(task));
   record.layer = LayerReport{layer - 1,        record.row.modules, polished.error_before,
                              polished.error_after, polished.changed,   polished.left,
                              0};

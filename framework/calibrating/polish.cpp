@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "graft/error.h"
 #include "graft/ranks.h"
@@ -61,9 +62,9 @@ struct Tokens {
 
 class Polisher {
  public:
-  explicit Polisher(const LayerToPolish& layer)
-      : layer_(layer), mine_(layer.held[layer.ranks ? layer.ranks->rank() : 0]) {
-    for (std::int64_t i = 0; i < layer.batches; ++i)
+  explicit Polisher(LayerToPolish layer)
+      : layer_(std::move(layer)), mine_(layer_.held[layer_.ranks ? layer_.ranks->rank() : 0]) {
+    for (std::int64_t i = 0; i < layer_.batches; ++i)
       if (!is_held_out(i)) learned_.push_back(i);
   }
 
@@ -83,7 +84,7 @@ class Polisher {
   }
   std::vector<at::Tensor> rounded() const;
 
-  const LayerToPolish& layer_;
+  LayerToPolish layer_;
   const BatchRange mine_;
   std::vector<std::int64_t> learned_;
   std::vector<Position> positions_;
@@ -213,6 +214,8 @@ Polished Polisher::run() {
     before.push_back(layer_.weights[i].weight);
     codes += before.back().numel();
   }
+  layer_.weights.clear();
+  layer_.dense.clear();
   const auto at_first = errors(before);
   weigh_tokens(at_first);
   gradients_ = at::empty(
@@ -251,6 +254,6 @@ Polished Polisher::run() {
 
 }  // namespace
 
-Polished polish(const LayerToPolish& layer) { return Polisher(layer).run(); }
+Polished polish(LayerToPolish layer) { return Polisher(std::move(layer)).run(); }
 
 }  // namespace graft

@@ -50,6 +50,6 @@ struct Polished {
 ///
 /// Every process makes the same call, and gets the same. Bits depend neither on the number of
 /// threads nor on that of processes.
-GRAFT_API Polished polish(const LayerToPolish& layer);
+GRAFT_API Polished polish(LayerToPolish layer);
 
 }  // namespace graft

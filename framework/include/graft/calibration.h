@@ -29,12 +29,13 @@ struct GroupReport {
   double seconds = 0;    ///< of quantizing, without the model's own forward
 };
 
-/// What polishing did for a layer: it chooses the codes of all modules of it anew, together, so that
-/// the layer's output comes nearer to that of the dense model.
+/// What polishing did for a layer: it chooses the codes of all modules of it anew, together, so
+/// that the layer's output comes nearer to that of the dense model.
 struct LayerReport {
   std::size_t layer = 0;
   std::vector<std::string> modules;
-  /// Mean over the tokens of samples that it did not see of |y - dense|^2 / |dense|^2, y the output.
+  /// Mean over the tokens of samples that it did not see of |y - dense|^2 / |dense|^2, y the
+  /// output.
   double error_before = 0, error_after = 0;
   double changed = 0;  ///< share of the codes
   std::string left;    ///< why codes stay as they were; empty: they do not

@@ -234,11 +234,12 @@ TEST_CASE("a module's neighbours are what its codes stand for when they are move
       if (entry.action != Action::quantize) continue;
       CAPTURE(entry.spec.path);
       const auto [parent, name] = get_module_from_name(loaded.model, entry.spec.path);
-      const auto& module = *std::dynamic_pointer_cast<nn::Block>(*parent->named_children().find(name));
+      const auto found = std::dynamic_pointer_cast<nn::Block>(*parent->named_children().find(name));
+      const nn::Block& module = *found;
       const auto grid = entry.quantizer->neighbours(module);
       const auto same = [&](const nn::Block& one, const at::Tensor& weight) {
-        const auto found = entry.quantizer->dequantize(one);
-        return found.equal(weight.to(found.scalar_type()));
+        const auto dense = entry.quantizer->dequantize(one);
+        return dense.equal(weight.to(dense.scalar_type()));
       };
       CHECK(same(module, grid.weight));
       const auto moved = [&](const at::Tensor& moves) {
