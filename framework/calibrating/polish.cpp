@@ -202,7 +202,7 @@ Polished Polisher::run() {
   Polished out;
   const auto held_out = layer_.batches - static_cast<std::int64_t>(learned_.size());
   if (held_out == 0) {
-    out.left = "there are fewer than four samples, so that none can be held out";
+    out.left = "fewer than four batches of text";
     return out;
   }
   const OneTorchThread one_thread;  // some of LibTorch's results depend on their number
@@ -239,7 +239,7 @@ Polished Polisher::run() {
     const auto tokens = kept.logical_and(kind);
     const double was = lost(at_first, tokens), is = lost(at_last, tokens);
     if (!(is <= was)) {
-      out.left = std::isfinite(is) ? "text that it did not see lost more" : "it is not finite";
+      out.left = std::isfinite(is) ? "worse on held-out text" : "not finite";
       return out;
     }
   }

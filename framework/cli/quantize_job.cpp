@@ -155,7 +155,7 @@ void CalibrationArguments::add_to(CLI::App& verb) {
       ->capture_default_str();
   verb.add_option("--polish", polish_steps,
                   "Steps in which each layer's codes are chosen anew, all together, by how far its "
-                  "output is from the dense model's; 200 is usual")
+                  "output is from the dense model's; 100 does")
       ->check(at_least_one());
   verb.add_flag("--search-by-block", search_by_block,
                 "Search scales of inputs by the output of attention or MLP, in place of the modules' "

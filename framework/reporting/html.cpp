@@ -222,12 +222,14 @@ std::string polished_table(const Value& layers) {
   if (layers.as_array().empty()) return "";
   std::string rows =
       "<table>\n<tr><th class=\"n\">Layer</th><th class=\"n\">Error before</th>"
-      "<th class=\"n\">Error after</th><th class=\"n\">Codes changed</th><th>Left</th></tr>\n";
+      "<th class=\"n\">Error after</th><th class=\"n\">Codes changed</th></tr>\n";
   for (const auto& row : layers.as_array()) {
     rows += "<tr>";
-    for (const char* key : {"layer", "error_before", "error_after", "changed"})
+    for (const char* key : {"layer", "error_before", "error_after"})
       rows += "<td class=\"n\">" + shown(row, key) + "</td>";
-    rows += "<td>" + (row.find("left") ? shown(row, "left") : "") + "</td></tr>\n";
+    rows += "<td class=\"n\">" +
+            (row.find("left") ? "none: " + shown(row, "left") : shown(row, "changed")) +
+            "</td></tr>\n";
   }
   return card("Polished layers",
               "Squared error of the layer's output, relative to that of the model before, on "

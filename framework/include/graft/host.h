@@ -56,8 +56,8 @@ struct LoadOptions {
   /// without; each token runs through every expert. Error(usage) where nothing is calibrated.
   bool all_experts = false;
   /// Steps of polishing behind each layer that is calibrated: codes of all its modules are chosen
-  /// anew, together, so that its output comes nearer to that of the dense model; 0: none, 200 is
-  /// usual. Gradients of a layer and as much again for each of two samples are in memory with it.
+  /// anew, together, so that its output comes nearer to that of the dense model; 0: none, 100
+  /// does. Some 50 bytes for each weight of a layer are in memory meanwhile.
   /// Error(usage) where nothing is calibrated, and for a method whose codes cannot be moved.
   int polish_steps = 0;
   /// Search scales of inputs (AWQ) by the output of the block around the modules, attention or MLP,

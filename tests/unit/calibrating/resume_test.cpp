@@ -163,11 +163,13 @@ TEST_CASE(
 
 TEST_CASE("a calibration that polishes goes on in the middle of a layer, and behind it") {
   const auto ids = at::cat(std::vector<at::Tensor>(30, Calibration::some_ids(golden(kMoe))));
+  const EditedFolder strong(kLlama, strengthen_a_channel);  // up_proj takes scales
   for (const auto& [model, settings] :
-       {std::pair(kLlama, kGptq), std::pair(kLlama, kAwq), std::pair(kMoe, kGptq)}) {
-    CAPTURE(model);
+       {std::pair(golden(kLlama), kGptq), std::pair(golden(kLlama), kAwq),
+        std::pair(strong.path(), kAwq), std::pair(golden(kMoe), kGptq)}) {
+    CAPTURE(model.string());
     CAPTURE(std::string(settings));
-    Calibration whole{.model = golden(model), .settings = settings, .ids = ids, .polish_steps = 8};
+    Calibration whole{.model = model, .settings = settings, .ids = ids, .polish_steps = 8};
     const auto loaded = whole.load();
     const auto expected = saved(loaded);
     REQUIRE(!loaded.polished.empty());
