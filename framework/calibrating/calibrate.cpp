@@ -569,7 +569,7 @@ at::Tensor Job::through_layer(std::size_t layer, const at::Tensor& x,
   mine.layer = layer + 1;
   mine.forward = &forward;
   mine.layer_input = x;
-  if (!mine.dense_input.defined()) mine.dense_input = x;
+  if (how_.polish_steps > 0 && !mine.dense_input.defined()) mine.dense_input = x;
   auto y = forward(x);
   if (how_.polish_steps > 0) {
     mine.stop = Stop{mine.layer, Stop::end, 0};

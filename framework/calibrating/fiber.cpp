@@ -8,6 +8,7 @@
 #include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -27,6 +28,8 @@ struct StackOfSanitizer {
   void is(void* top, std::size_t bytes) {
     bottom = static_cast<const char*>(top) - bytes;
     size = bytes;
+    // An earlier stack, of which a part lay here, has left marks of frames that never returned.
+    __asan_unpoison_memory_region(bottom, size);
   }
   /// Before control goes from this stack to `next`.
   void go_to(const StackOfSanitizer& next, bool for_ever) {

@@ -48,8 +48,12 @@ at::Tensor grouped_linear(const at::Tensor& rows, const SortedPairs& pairs,
   auto out = at::empty({rows.size(0), weights.size(1)}, rows.options());
   for (const auto& segment : pairs.segments) {
     auto part = out.narrow(0, segment.begin, segment.count);
-    at::mm_out(part, rows.narrow(0, segment.begin, segment.count),
-               weights.select(0, segment.expert).t());
+    const auto given = rows.narrow(0, segment.begin, segment.count);
+    const auto weight = weights.select(0, segment.expert).t();
+    if (given.requires_grad())  // which mm_out has no derivative for
+      part.copy_(at::mm(given, weight));
+    else
+      at::mm_out(part, given, weight);
     if (bias.defined()) part.add_(bias.select(0, segment.expert));
   }
   return out;

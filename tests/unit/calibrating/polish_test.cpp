@@ -196,6 +196,15 @@ TEST_CASE("experts that no token came to are polished around") {
   CHECK(logits(loaded, random_ids(kMoe, 2, 20)).isfinite().all().item<bool>());
 }
 
+TEST_CASE("a layer whose experts stay dense and fused is polished") {
+  const auto loaded = polished(kMoe, R"({"quant_method": "gptq", "bits": 2, "group_size": 32,
+                                         "dynamic": {"-:.*experts.*": {}}})", 20);
+  REQUIRE(loaded.polished.size() == 1);
+  const auto& layer = loaded.polished.front();
+  for (const auto& path : layer.modules) CHECK(path.find("experts") == std::string::npos);
+  CHECK(layer.error_after != layer.error_before);
+}
+
 TEST_CASE("with too little text layers stay as they were rounded, and the report says why") {
   const auto loaded = polished(kLlama, kGptq, 10, random_ids(kLlama, 3, 512));
   REQUIRE(!loaded.polished.empty());
