@@ -53,7 +53,8 @@ struct Position {
   }
 };
 
-/// How much of a token's squared error counts, and of which kind it is.
+/// How much of a token's squared error counts, and of which kind it is. T is that of the longest
+/// batch; what others lack counts nothing.
 struct Tokens {
   at::Tensor massive;   ///< [batches, T] bool
   at::Tensor relative;  ///< [batches, T] float32: 1 / |wanted|^2
@@ -102,7 +103,7 @@ std::vector<std::int64_t> Polisher::bounds_of_batches() const {
 at::Tensor Polisher::errors(const std::vector<at::Tensor>& weights) const {
   const auto count = mine_.last - mine_.first;
   std::int64_t tokens = 0;
-  if (count > 0) tokens = layer_.wanted[0].numel() / layer_.wanted[0].size(-1);
+  for (const auto& y : layer_.wanted) tokens = std::max(tokens, y.numel() / y.size(-1));
   if (layer_.ranks) {  // one of them may have no batch
     auto all = at::zeros({layer_.ranks->size()}, at::kLong);
     all[layer_.ranks->rank()] = tokens;
@@ -111,11 +112,12 @@ at::Tensor Polisher::errors(const std::vector<at::Tensor>& weights) const {
     gather(all, bounds);
     tokens = all.max().item<std::int64_t>();
   }
-  const auto out = at::empty({layer_.batches, tokens}, at::kFloat);
+  const auto out = at::zeros({layer_.batches, tokens}, at::kFloat);
   each_on_pool(count, [&](std::size_t i) {
     const auto batch = mine_.first + static_cast<std::int64_t>(i);
     const auto off = layer_.run(batch, weights).to(at::kFloat) - wanted(batch).to(at::kFloat);
-    out[batch].copy_(off.square().sum(-1).flatten());
+    const auto lost = off.square().sum(-1).flatten();
+    out[batch].narrow(0, 0, lost.size(0)).copy_(lost);
   });
   gather(out, bounds_of_batches());
   return out;
@@ -123,11 +125,16 @@ at::Tensor Polisher::errors(const std::vector<at::Tensor>& weights) const {
 
 void Polisher::weigh_tokens(const at::Tensor& errors) {
   constexpr double kMassive = 4;  // times the median of |y|^2
-  const auto energy = at::empty_like(errors);
-  for (auto i = mine_.first; i < mine_.last; ++i)
-    energy[i].copy_(wanted(i).to(at::kFloat).square().sum(-1).flatten());
+  const auto energy = at::zeros_like(errors);
+  for (auto i = mine_.first; i < mine_.last; ++i) {
+    const auto of_tokens = wanted(i).to(at::kFloat).square().sum(-1).flatten();
+    energy[i].narrow(0, 0, of_tokens.size(0)).copy_(of_tokens);
+  }
   gather(energy, bounds_of_batches());
-  tokens_.massive = energy > energy.median() * kMassive;
+  if (const auto there = energy.masked_select(energy > 0); there.numel() > 0)
+    tokens_.massive = energy > there.median() * kMassive;
+  else
+    tokens_.massive = at::zeros_like(energy, at::kBool);
   tokens_.relative = at::where(energy > 0, energy.reciprocal(), 0);
   auto learned = at::zeros({layer_.batches, 1}, at::kBool);
   for (const auto i : learned_) learned[i].fill_(true);
@@ -167,7 +174,8 @@ void Polisher::step(int number) {
     std::vector<at::Tensor> leaves;
     for (const auto& weight : weights) leaves.push_back(weight.detach().requires_grad_(true));
     const auto off = layer_.run(batch, leaves).to(at::kFloat) - wanted(batch).to(at::kFloat);
-    const auto loss = (off.square().sum(-1).flatten() * tokens_.weight[batch]).sum();
+    const auto lost = off.square().sum(-1).flatten();
+    const auto loss = (lost * tokens_.weight[batch].narrow(0, 0, lost.size(0))).sum();
     const auto found = torch::autograd::grad({loss}, leaves, {}, std::nullopt,
                                              /*create_graph=*/false, /*allow_unused=*/true);
     const c10::NoGradGuard no_gradients;
@@ -232,7 +240,8 @@ Polished Polisher::run() {
   const auto lost = [&](const at::Tensor& errors, const at::Tensor& tokens) {
     return (errors * tokens_.relative * tokens).sum(at::kDouble).item<double>();
   };
-  const auto scored = static_cast<double>(held_out * at_first.size(1));
+  const auto scored = std::max<double>(
+      1, tokens_.relative.gt(0).logical_and(kept).sum().item<double>());
   out.error_before = lost(at_first, kept) / scored;
   out.error_after = lost(at_last, kept) / scored;
   for (const auto& kind : {tokens_.massive, tokens_.massive.logical_not()}) {

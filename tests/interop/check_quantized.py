@@ -54,6 +54,8 @@ CASES = {
     "gptq 8 bits": ([*GPTQ, "--bits", "8"], by_transformers_gptq),
     "gptq, bits for modules": ([*GPTQ, "--bits", "auto", "--target-bpw", "4.4"], by_gptqmodel),
     "awq": (["--method", "awq", "--group-size", "32"], by_gptqmodel),
+    "gptq, polished": ([*GPTQ, "--polish", "20"], by_transformers_gptq),
+    "awq, polished": (["--method", "awq", "--group-size", "32", "--polish", "20"], by_gptqmodel),
     "nf4": (["--method", "bitsandbytes"], by_transformers),
     "fp4, double quantization": (["--method", "bitsandbytes", "--quant-type", "fp4",
                                   "--double-quant"], by_transformers),
@@ -67,7 +69,7 @@ with tempfile.TemporaryDirectory() as name:
     for file in (dense.parents[1] / "tokenizer/smollm").glob("tokenizer*"):  # GPTQModel wants one
         shutil.copy(file, source)
     torch.manual_seed(1)
-    ids = torch.randint(vocabulary, (8, 48))
+    ids = torch.randint(vocabulary, (64, 48))
     save_file({"input_ids": ids}, temporary / "text.safetensors")
     save_file({"input_ids": ids[:2, :12].clone()}, temporary / "ids.safetensors")
     for case, (arguments, load) in CASES.items():

@@ -78,6 +78,19 @@ TEST_CASE("codes move to where the layer's output is nearer, by one at most") {
   CHECK(found.error_after < 0.6 * found.error_before);
 }
 
+TEST_CASE("batches of other lengths count by their tokens") {
+  Product product;
+  for (const std::size_t i : {std::size_t{2}, std::size_t{7}}) {
+    product.inputs[i] = product.inputs[i].narrow(0, 0, 5);
+    product.layer.wanted[i] = product.layer.wanted[i].narrow(0, 0, 5);
+  }
+  const auto found = polish(product.layer);
+  CHECK(found.left == "");
+  CHECK(found.error_after < 0.6 * found.error_before);
+  const auto whole = polished(kLlama, kGptq, 5, random_ids(kLlama, 70, 48));
+  CHECK(whole.polished.front().error_after > 0);
+}
+
 TEST_CASE("a code at the end of its range stays there or goes back into it") {
   Product product;
   auto& grid = product.layer.weights[0];
