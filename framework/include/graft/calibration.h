@@ -35,7 +35,7 @@ struct LayerReport {
   std::size_t layer = 0;
   std::vector<std::string> modules;
   /// Mean over the tokens of samples that it did not see of |y - dense|^2 / |dense|^2, y the
-  /// output.
+  /// output; the second with the codes that it chose, also where they were not kept.
   double error_before = 0, error_after = 0;
   double changed = 0;  ///< share of the codes
   std::string left;    ///< why codes stay as they were; empty: they do not

@@ -39,11 +39,7 @@ TEST_CASE("a calibrated model is saved, and loads again as the same model") {
     const auto loaded = calibrated(kLlama, settings);
     const auto here = logits(loaded, ids);
     CHECK((here - reference).norm().item<double>() < 0.35 * reference.norm().item<double>());
-    const TemporaryFolder out;
-    host().host->save(loaded, out.path() / "m");
-    LoadOptions again;
-    again.dtype = at::kFloat;
-    const auto reloaded = host().host->load(out.path() / "m", again);
+    const auto reloaded = saved_and_loaded(loaded);
     CHECK(reloaded.plan.pre_quantized);
     CHECK(logits(reloaded, ids).equal(here));
   }
@@ -171,11 +167,7 @@ TEST_CASE("every architecture can be calibrated, saved, and loaded again as the 
       const auto ids = random_ids(entry.path(), 1, 8);
       const auto here = logits(loaded, ids);
       CHECK(here.isfinite().all().item<bool>());
-      const TemporaryFolder out;
-      host().host->save(loaded, out.path() / "m");
-      LoadOptions again;
-      again.dtype = at::kFloat;
-      const auto reloaded = host().host->load(out.path() / "m", again);
+      const auto reloaded = saved_and_loaded(loaded);
       CHECK(reloaded.plan.count(Action::quantize) == loaded.plan.count(Action::quantize));
       CHECK(logits(reloaded, ids).equal(here));
     }
@@ -269,11 +261,7 @@ TEST_CASE("the fast recipe loses most, and what each makes loads as the same mod
     for (const auto recipe : {Recipe::fast, Recipe::standard, Recipe::best}) {
       const auto loaded = calibrated(kLlama, settings, {}, recipe);
       lost.push_back(loaded.calibration.front().relative_error);
-      const TemporaryFolder out;
-      host().host->save(loaded, out.path() / "m");
-      LoadOptions again;
-      again.dtype = at::kFloat;
-      CHECK(logits(host().host->load(out.path() / "m", again), ids).equal(logits(loaded, ids)));
+      CHECK(logits(saved_and_loaded(loaded), ids).equal(logits(loaded, ids)));
     }
     CHECK(lost[0] > lost[1]);
     CHECK(lost[0] > lost[2]);

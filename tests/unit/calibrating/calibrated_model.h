@@ -43,6 +43,15 @@ inline at::Tensor logits(const LoadedModel& loaded, const at::Tensor& ids) {
   return loaded.model->forward(batch);
 }
 
+/// The model, saved and loaded again in float32.
+inline LoadedModel saved_and_loaded(const LoadedModel& loaded) {
+  const TemporaryFolder out;
+  host().host->save(loaded, out.path() / "m");
+  LoadOptions again;
+  again.dtype = at::kFloat;
+  return host().host->load(out.path() / "m", again);
+}
+
 inline const fs::path kLlama = kGolden / "vectors/tiny_llama_dense_fp16";
 inline const fs::path kMoe = kGolden / "vectors/tiny_qwen3moe_dense_fp16";
 

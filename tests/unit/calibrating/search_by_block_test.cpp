@@ -101,6 +101,30 @@ TEST_CASE("groups before the last module of attention and MLP are judged by what
   for (const auto& [path, by_block] : judged_by_block(kLlama, false)) CHECK(!by_block);
 }
 
+TEST_CASE("a model that does not show its layers is neither searched by blocks nor polished") {
+  LoadOptions options;
+  options.quantization_config = parse_json(kAwq);
+  options.dtype = at::kFloat;
+  options.calibration = random_ids(kLlama, 4, 48);
+  const Plan plan = host().host->plan(Checkpoint::open(kLlama), options);
+  for (const bool polishes : {false, true}) {
+    LoadOptions dense;
+    dense.dtype = at::kFloat;
+    const auto loaded = host().host->load(kLlama, dense);
+    const auto before = logits(loaded, options.calibration);
+    Calibrating how;
+    how.polish_steps = polishes ? 3 : 0;
+    how.search_by_block = !polishes;
+    const std::string why = message_of([&] {
+      quantize_calibrated(
+          loaded.model, plan, how, 1,
+          [&](std::int64_t, const auto&) { logits(loaded, options.calibration); }, {}, {});
+    });
+    CHECK(why.find("does not show its layers") != std::string::npos);
+    CHECK(logits(loaded, options.calibration).equal(before));
+  }
+}
+
 TEST_CASE("scales searched by the block make another model, the same for any number of threads") {
   const EditedFolder strong("vectors/tiny_llama_dense_fp16", strengthen_a_channel);
   const auto made = [&](const fs::path& folder, bool by_block, int threads) {
