@@ -20,7 +20,7 @@ class Ranks;
 
 /// Freed memory goes back to the system when modules of so many bytes were put away since it last
 /// did: each time costs the pages of a layer anew.
-inline constexpr std::uint64_t kBytesBetweenTrims = 8 << 20;
+inline constexpr std::uint64_t kBytesBetweenTrims = 4 << 20;
 
 struct Calibrating {
   Recipe recipe = Recipe::standard;

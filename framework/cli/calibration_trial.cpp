@@ -39,6 +39,7 @@ Value to_value(const CalibrationTrial& trial) {
 
 CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
                                  LoadOptions options) {
+  const bool keeps_heap = !return_large_memory(checkpoint.total_bytes());
   const Plan plan = host.plan(checkpoint, options);
   std::set<std::string> layers;
   std::uint64_t quantized_bytes = 0;
@@ -48,9 +49,9 @@ CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
     quantized_bytes += entry.bytes_after;
   }
 
-  // As many as it takes until freed memory was returned once: the heap grows until then.
+  // As many as it takes until freed memory was returned twice: the heap grows between.
   const std::uint64_t tried =
-      1 + std::max<std::uint64_t>(1, (kBytesBetweenTrims * layers.size() + quantized_bytes - 1) /
+      1 + std::max<std::uint64_t>(1, (2 * kBytesBetweenTrims * layers.size() + quantized_bytes - 1) /
                                          std::max<std::uint64_t>(1, quantized_bytes));
 
   CalibrationTrial trial;
@@ -86,8 +87,11 @@ CalibrationTrial try_calibration(const Host& host, const Checkpoint& checkpoint,
     if (!enough || error.kind() != ErrorKind::interrupted) throw;
   }
   trial.seconds_spent = now();
+  auto peak = memory_of_process("VmHWM");
+  // The gaps of a heap go on growing; by 9 to 20 % to the end of 30 layers, as measured.
+  if (enough && keeps_heap) peak += peak / 8;
   // At the end all that was made is in memory, and of the work of a layer nothing.
-  trial.peak_bytes = std::max(memory_of_process("VmHWM"), kept_bytes + quantized_bytes);
+  trial.peak_bytes = std::max(peak, kept_bytes + quantized_bytes);
   return trial;
 }
 

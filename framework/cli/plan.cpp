@@ -4,7 +4,6 @@
 #include <optional>
 
 #include "cli/calibration_trial.h"
-#include "cli/process_memory.h"
 #include "cli/program.h"
 #include "cli/quantize_report.h"
 
@@ -20,7 +19,6 @@ struct Arguments {
 
 CalibrationTrial try_it(Program& program, const Checkpoint& checkpoint, LoadOptions options,
                         const CalibrationArguments& calibration) {
-  return_large_memory(checkpoint.total_bytes());
   QuantizeJob job;
   calibration.put_into(job);
   const JobTexts texts = read_texts(program, checkpoint, options, job);

@@ -18,9 +18,11 @@ std::uint64_t memory_of_process(std::string_view field) {
   return 0;
 }
 
-void return_large_memory([[maybe_unused]] std::uint64_t bytes) {
+bool return_large_memory([[maybe_unused]] std::uint64_t bytes) {
 #ifdef __GLIBC__
-  if (bytes >= 1ULL << 30) mallopt(M_MMAP_THRESHOLD, 4 << 20);
+  return bytes >= 1ULL << 30 && mallopt(M_MMAP_THRESHOLD, 4 << 20) == 1;
+#else
+  return false;
 #endif
 }
 

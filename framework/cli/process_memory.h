@@ -12,7 +12,7 @@ std::uint64_t memory_of_process(std::string_view field);
 /// Before a calibration of a model of `bytes`: from 1 GiB on, memory of 4 MiB and more goes back to
 /// the system when it is freed. In a heap each layer left gaps that the next one's did not fit. A
 /// small model keeps its heap, as fresh pages for each tensor took 6 % of the time of 135 M
-/// parameters. Nothing without glibc.
-void return_large_memory(std::uint64_t bytes);
+/// parameters: then false. Nothing without glibc.
+bool return_large_memory(std::uint64_t bytes);
 
 }  // namespace graft::cli
