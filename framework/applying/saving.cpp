@@ -39,7 +39,7 @@ const Quantizer* quantizer_of(const Plan& plan) {
 
 /// The model's config with the settings in the place where the checkpoint has them.
 Value config_to_write(const LoadedModel& loaded) {
-  Value config = loaded.model->config();
+  Value config = loaded.checkpoint.config();
   Value* holder = &config;
   if (!config.find("quantization_config"))
     for (auto& [key, value] : config.as_object())

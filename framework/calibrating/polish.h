@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,9 @@ struct Polished {
   /// Of each weight, [N, K] int8, as Quantizer::moved takes them; empty: the codes stay.
   std::vector<at::Tensor> moves;
   /// Mean over the tokens of held-out batches of |y - wanted|^2 / |wanted|^2, before and after.
-  double error_before = 0, error_after = 0;
+  /// NaN: there are none.
+  double error_before = std::numeric_limits<double>::quiet_NaN();
+  double error_after = std::numeric_limits<double>::quiet_NaN();
   double changed = 0;  ///< share of the codes
   std::string left;    ///< why the codes stay; empty: they do not
 };

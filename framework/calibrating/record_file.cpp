@@ -38,8 +38,8 @@ LayerReport layer_report_from(const Value& row) {
   LayerReport out;
   out.layer = static_cast<std::size_t>(row.get_int("layer", 0));
   out.modules = row.get_strings("modules");
-  out.error_before = row.get_double("error_before", 0);
-  out.error_after = row.get_double("error_after", 0);
+  out.error_before = row.get_double("error_before", out.error_before);
+  out.error_after = row.get_double("error_after", out.error_after);
   out.changed = row.get_double("changed", 0);
   out.left = row.get_string("left", "");
   out.seconds = row.get_double("seconds", 0);

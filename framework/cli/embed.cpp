@@ -32,10 +32,37 @@ Value read_json(const std::filesystem::path& file) {
 void check_pooling(const std::filesystem::path& folder) {
   const auto file = folder / "1_Pooling" / "config.json";
   const Value pooling = read_json(file);
-  if (pooling.is_object() && !pooling.get_bool("pooling_mode_mean_tokens", true))
+  if (!pooling.is_object()) return;
+  const auto refuse = [&](const std::string& found) {
     throw Error(ErrorKind::model, "the model pools in a way that graft embed does not have")
         .at(quote(file.string()))
-        .expected("pooling_mode_mean_tokens to be true");
+        .expected("pooling_mode_mean_tokens to be true, and no other mode")
+        .found(found);
+  };
+  if (const auto mode = pooling.get_string("pooling_mode", "mean"); mode != "mean")
+    refuse("pooling_mode " + quote(mode));
+  if (!pooling.get_bool("pooling_mode_mean_tokens", true)) refuse("pooling_mode_mean_tokens false");
+  for (const auto& [field, value] : pooling.as_object())
+    if (field.starts_with("pooling_mode_") && field != "pooling_mode_mean_tokens" &&
+        value.is_bool() && value.as_bool())
+      refuse(field + " true");
+}
+
+/// Throws when a sentence-transformers folder has modules behind the encoder that graft embed does
+/// not run.
+void check_modules(const std::filesystem::path& folder) {
+  const auto file = folder / "modules.json";
+  const Value modules = read_json(file);
+  if (!modules.is_array()) return;
+  for (const auto& module : modules.as_array()) {
+    const std::string type = module.get_string("type", "");
+    const auto name = type.substr(type.rfind('.') + 1);  // npos + 1 is 0
+    if (name != "Transformer" && name != "Pooling" && name != "Normalize")
+      throw Error(ErrorKind::model, "the model has a module that graft embed does not run")
+          .at(quote(file.string()))
+          .expected("Transformer, Pooling and Normalize")
+          .found(quote(type));
+  }
 }
 
 std::size_t longest_input(const std::filesystem::path& folder, const Value& config) {
@@ -53,6 +80,7 @@ void truncate(std::vector<std::int64_t>& ids, std::size_t limit) {
 
 void run(Program& program, const Arguments& given) {
   const auto folder = given.model.folder();
+  check_modules(folder);
   check_pooling(folder);
   const Tokenizer tokenizer = Tokenizer::open(folder);
   std::istringstream lines(read_text_file(given.text));

@@ -6,6 +6,7 @@
 
 #include "cli/program.h"
 #include "graft/tensors.h"
+#include "running/input_ids.h"
 
 namespace graft::cli {
 namespace {
@@ -15,27 +16,50 @@ struct Arguments {
   std::string input, output;
 };
 
-at::Tensor read_ids(const std::string& file) {
-  const Checkpoint input = Checkpoint::open_file(file);
-  const TensorInfo* info = input.find("input_ids");
-  if (!info) throw Error(ErrorKind::usage, "the input has no tensor 'input_ids'").at(quote(file));
-  if (info->dtype != Dtype::I64 || info->shape.size() != 2)
-    throw Error(ErrorKind::usage, "'input_ids' cannot be used")
-        .at(quote(file))
+at::Tensor read_rows(const Checkpoint& input, const TensorInfo& info) {
+  if (info.dtype != Dtype::I64 || info.shape.size() != 2)
+    throw Error(ErrorKind::usage, "'" + info.name + "' cannot be used")
+        .at(quote(input.folder().string()))
         .expected("[B, T] int64")
-        .found(std::to_string(info->shape.size()) + " dimensions of " +
-               std::string(name_of(info->dtype)));
-  auto ids = at::empty(info->shape, at::kLong);
-  input.read(*info, ids.data_ptr());
-  return ids;
+        .found(std::to_string(info.shape.size()) + " dimensions of " +
+               std::string(name_of(info.dtype)));
+  auto rows = at::empty(info.shape, at::kLong);
+  input.read(info, rows.data_ptr());
+  return rows;
+}
+
+Batch read_batch(const std::string& file) {
+  const Checkpoint input = Checkpoint::open_file(file);
+  Batch batch;
+  for (const auto& info : input.tensors()) {
+    if (info.name == "input_ids")
+      batch.input_ids = read_rows(input, info);
+    else if (info.name == "attention_mask")
+      batch.attention_mask = read_rows(input, info);
+    else if (info.name == "token_type_ids" || info.name == "position_ids" ||
+             info.name == "inputs_embeds")
+      throw Error(ErrorKind::usage, "graft forward does not take " + quote(info.name))
+          .at(quote(file))
+          .expected("input_ids and, for padded rows, attention_mask")
+          .hint("leave it out");
+  }
+  if (!batch.input_ids.defined())
+    throw Error(ErrorKind::usage, "the input has no tensor 'input_ids'").at(quote(file));
+  if (batch.attention_mask.defined() && batch.attention_mask.sizes() != batch.input_ids.sizes())
+    throw Error(ErrorKind::usage, "'attention_mask' cannot be used")
+        .at(quote(file))
+        .expected(c10::str(batch.input_ids.sizes()) + ", as input_ids")
+        .found(c10::str(batch.attention_mask.sizes()));
+  return batch;
 }
 
 void run(Program& program, const Arguments& given) {
-  const auto ids = read_ids(given.input);
+  const Batch batch = read_batch(given.input);
   const auto loaded = given.model.load(program);
+  require_in_vocabulary(*loaded.model,
+                        {batch.input_ids.const_data_ptr<std::int64_t>(),
+                         static_cast<std::size_t>(batch.input_ids.numel())});
   const c10::InferenceMode guard;
-  Batch batch;
-  batch.input_ids = ids;
   const auto out = loaded.model->forward(batch).to(at::kCPU, at::kFloat).contiguous();
   const std::string name =
       loaded.model->output() == Model::Output::logits ? "logits" : "last_hidden_state";
@@ -60,7 +84,7 @@ void add_forward(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("forward", "Run token ids through a model and write its logits");
   given->model.add_to(*verb, program, with_methods);
-  verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64")
+  verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64 and, for padded rows, attention_mask")
       ->required();
   verb->add_option("--output", given->output,
                    "safetensors file to write: logits or last_hidden_state, float32")

@@ -76,7 +76,11 @@ void run(Program& program, const Arguments& given) {
     std::fflush(stdout);
   };
   const auto out = generate(*loaded.model, prompt, options, [&](std::int64_t id) {
-    show(words ? words->push(id) : (text.empty() ? "" : ",") + std::to_string(id));
+    // Models have ids behind the tokenizer's, to fill up the embedding; they stand for no text.
+    if (!words)
+      show((text.empty() ? "" : ",") + std::to_string(id));
+    else if (id < static_cast<std::int64_t>(tokenizer->size()))
+      show(words->push(id));
     return !interrupted();
   });
   if (words) show(words->finish());
@@ -113,9 +117,10 @@ void add_generate(CLI::App& app, Program& program, bool with_methods) {
   input->add_option(text);
   input->add_option(ids);
   input->require_option(1);
-  verb->add_flag("--chat", given->chat, "Put the prompt into the model's chat format")
-      ->excludes(ids);
-  verb->add_option("--system", given->system, "System text of the chat; default: the template's");
+  auto* chat = verb->add_flag("--chat", given->chat, "Put the prompt into the model's chat format")
+                   ->excludes(ids);
+  verb->add_option("--system", given->system, "System text of the chat; default: the template's")
+      ->needs(chat);
   verb->add_option("--max-new-tokens", given->options.max_new_tokens, "Most tokens to write")
       ->capture_default_str()
       ->check(at_least_one());

@@ -176,6 +176,9 @@ struct BertModel : Model {
   Output output() const override { return Output::last_hidden_state; }
   std::size_t cache_layers() const override { return 0; }
   std::vector<CheckpointPrefix> checkpoint_prefixes() const override { return {{"bert.", ""}}; }
+  std::vector<CheckpointRename> checkpoint_renames() const override {
+    return {{"LayerNorm.gamma", "LayerNorm.weight"}, {"LayerNorm.beta", "LayerNorm.bias"}};
+  }
   std::vector<UnusedTensors> unused_tensors() const override {
     return {{"embeddings.position_ids", "computed", false},
             {"cls.*", "a head that hidden states do not pass", true},

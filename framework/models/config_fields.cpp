@@ -4,6 +4,7 @@
 #include <ATen/ops/relu.h>
 #include <ATen/ops/silu.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -25,6 +26,17 @@ std::int64_t checked(std::string_view field, std::int64_t value) {
 }
 
 }  // namespace
+
+Value with_defaults(const Value& config, std::string_view defaults) {
+  const auto& fields = config.as_object();
+  const Value all = parse_json(defaults);
+  Value out = config;
+  for (const auto& [name, value] : all.as_object())
+    if (std::none_of(fields.begin(), fields.end(),
+                     [&](const auto& field) { return field.first == name; }))
+      out.set(name, value);
+  return out;
+}
 
 std::int64_t required_size(const Value& config, std::string_view field) {
   config.at(field);

@@ -10,6 +10,10 @@
 
 namespace graft {
 
+/// The config with the fields of `defaults`, a JSON object, that it lacks: what the family's config
+/// class in Transformers says of them. A field that is null is there.
+Value with_defaults(const Value& config, std::string_view defaults);
+
 /// A size of a model's config: present, an integer, 1..2^31-1. Throws Error(model) naming the
 /// field.
 std::int64_t required_size(const Value& config, std::string_view field);

@@ -25,6 +25,8 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults = R"({"n_group": 8, "topk_group": 4, "q_lora_rank": 1536})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -297,7 +299,8 @@ struct DeepseekV3ForCausalLM : CausalLm<DeepseekV3Model> {
 
 }  // namespace
 
-std::shared_ptr<Model> make_deepseek_v3(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_deepseek_v3(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   return std::make_shared<DeepseekV3ForCausalLM>(config, DeepseekV3Config(config), options);
 }
 

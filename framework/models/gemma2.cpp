@@ -16,6 +16,10 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults =
+    R"({"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    "head_dim": 256})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -152,7 +156,8 @@ struct Gemma2ForCausalLM : CausalLm<Gemma2Model> {
 
 }  // namespace
 
-std::shared_ptr<Model> make_gemma2(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_gemma2(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   return std::make_shared<Gemma2ForCausalLM>(config, Gemma2Config(config), options);
 }
 

@@ -16,6 +16,11 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults =
+    R"({"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
+    "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+    "sliding_window": 4096})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -179,7 +184,8 @@ struct Gemma3ForCausalLM : CausalLm<Gemma3TextModel> {
 
 }  // namespace
 
-std::shared_ptr<Model> make_gemma3_text(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_gemma3_text(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   return std::make_shared<Gemma3ForCausalLM>(config, Gemma3Config(config), options);
 }
 

@@ -21,6 +21,11 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults =
+    R"({"sliding_window": 128, "num_key_value_heads": 8, "head_dim": 64, "rope_theta": 150000.0,
+    "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                     "truncate": false, "original_max_position_embeddings": 4096}})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -244,7 +249,8 @@ struct GptOssModel : Block {
 
 }  // namespace
 
-std::shared_ptr<Model> make_gpt_oss(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_gpt_oss(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   const GptOssConfig c(config);
   return std::make_shared<CausalLm<GptOssModel>>("GptOssForCausalLM", config,
                                                  std::make_shared<GptOssModel>(c, options),

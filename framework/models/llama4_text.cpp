@@ -24,6 +24,9 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults =
+    R"({"rope_theta": 500000.0, "num_key_value_heads": 8, "head_dim": 128})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -285,7 +288,8 @@ struct Llama4TextModel : Block {
 
 }  // namespace
 
-std::shared_ptr<Model> make_llama4_text(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_llama4_text(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   const Llama4TextConfig c(config);
   return std::make_shared<CausalLm<Llama4TextModel>>("Llama4ForCausalLM", config,
                                                      std::make_shared<Llama4TextModel>(c, options),

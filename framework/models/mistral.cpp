@@ -12,6 +12,8 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults = R"({"sliding_window": 4096, "num_key_value_heads": 8})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -129,7 +131,8 @@ struct MistralModel : Block {
 
 }  // namespace
 
-std::shared_ptr<Model> make_mistral(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_mistral(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   const MistralConfig c(config);
   return std::make_shared<CausalLm<MistralModel>>("MistralForCausalLM", config,
                                                   std::make_shared<MistralModel>(c, options),

@@ -14,6 +14,8 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults = R"({"rope_theta": 1000000.0, "num_key_value_heads": 8})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -151,7 +153,8 @@ struct MixtralForCausalLM : CausalLm<MixtralModel> {
 
 }  // namespace
 
-std::shared_ptr<Model> make_mixtral(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_mixtral(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   return std::make_shared<MixtralForCausalLM>(config, MixtralConfig(config), options);
 }
 

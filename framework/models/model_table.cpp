@@ -92,7 +92,9 @@ std::shared_ptr<Model> build_model(const Value& config, const at::TensorOptions&
     if (const Value* text = config.find("text_config"))
       if (const Row* row = row_of(*text)) {
         auto model = row->make(*text, options);
-        model->config_ = config;
+        Value whole = config;
+        whole.set("text_config", std::move(model->config_));
+        model->config_ = std::move(whole);
         return model;
       }
     std::string known;

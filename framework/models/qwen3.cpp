@@ -12,6 +12,8 @@
 namespace graft {
 namespace {
 
+constexpr const char* kDefaults = R"({"head_dim": 128})";
+
 using nn::Block;
 using nn::Slot;
 using nn::SlotList;
@@ -143,7 +145,8 @@ struct Qwen3Model : Block {
 
 }  // namespace
 
-std::shared_ptr<Model> make_qwen3(const Value& config, const at::TensorOptions& options) {
+std::shared_ptr<Model> make_qwen3(const Value& given, const at::TensorOptions& options) {
+  const Value config = with_defaults(given, kDefaults);
   const Qwen3Config c(config);
   return std::make_shared<CausalLm<Qwen3Model>>("Qwen3ForCausalLM", config,
                                                 std::make_shared<Qwen3Model>(c, options),

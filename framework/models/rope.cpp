@@ -107,7 +107,35 @@ const Value& parameters_of(const Value& config) {
   return kNone;
 }
 
+std::string type_of(const Value& scaling) {
+  return scaling.get_string("rope_type", scaling.get_string("type", "default"));
+}
+
+/// Transformers lets the field outside the parameters win where there is one.
+std::int64_t original_length(const Value& config, const Value& scaling) {
+  for (const Value* values : {&config, &scaling})
+    if (values->find("original_max_position_embeddings"))
+      return required_size(*values, "original_max_position_embeddings");
+  return required_size(config, "max_position_embeddings");
+}
+
 }  // namespace
+
+RopeLengths rope_lengths_of(const Value& config) {
+  RopeLengths out;
+  const auto look_at = [&](const Value& scaling) {
+    const auto type = type_of(scaling);
+    const bool is_long = type == "longrope" || type == "su";
+    if (is_long) out.longrope = original_length(config, scaling);
+    if (is_long || type == "dynamic") out.fixed = false;
+  };
+  const Value& parameters = parameters_of(config);
+  if (!parameters.is_object()) return out;
+  look_at(parameters);
+  for (const auto& [kind, own] : parameters.as_object())  // of each kind of layer
+    if (own.is_object()) look_at(own);
+  return out;
+}
 
 Rope::Rope(const Value& config, std::int64_t head_dim)
     : Rope(config, parameters_of(config), head_dim) {}
@@ -127,15 +155,9 @@ Rope::Rope(const Value& config, const Value& scaling, std::int64_t head_dim) {
         .found(std::to_string(dim_));
   inverse_frequencies_ = plain_frequencies(theta_, dim_);
 
-  const std::string type = scaling.get_string("rope_type", scaling.get_string("type", "default"));
-  // Transformers lets the field outside the parameters win where there is one.
+  const std::string type = type_of(scaling);
   const auto longest = [&] { return required_size(config, "max_position_embeddings"); };
-  const auto original = [&] {
-    for (const Value* values : {&config, &scaling})
-      if (values->find("original_max_position_embeddings"))
-        return required_size(*values, "original_max_position_embeddings");
-    return longest();
-  };
+  const auto original = [&] { return original_length(config, scaling); };
   const auto factor_or_ratio = [&] {
     if (scaling.find("factor")) return positive(scaling, "factor");
     return static_cast<double>(longest()) / static_cast<double>(original());

@@ -48,4 +48,12 @@ class Rope {
   at::Tensor long_frequencies_;      ///< longrope beyond the trained length
 };
 
+/// The lengths of text at which the tables of all positions change, for every layer of a config.
+struct RopeLengths {
+  bool fixed = true;  ///< they never do
+  /// longrope: they do once, beyond this length; 0: no longrope.
+  std::int64_t longrope = 0;
+};
+RopeLengths rope_lengths_of(const Value& config);
+
 }  // namespace graft

@@ -60,7 +60,7 @@ td { vertical-align: top; overflow-wrap: anywhere; }
 td:first-child { min-width: 6rem; overflow-wrap: break-word; }
 .facts th { width: 38%; vertical-align: top; font-weight: 400; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th.n { white-space: normal; }
+th.n, .words { white-space: normal; }
 @media (max-width: 40rem) { .wide { display: none; } .narrow { display: block; }
   th, td { padding-right: .4rem; } }
 </style>
@@ -227,9 +227,9 @@ std::string polished_table(const Value& layers) {
     rows += "<tr>";
     for (const char* key : {"layer", "error_before", "error_after"})
       rows += "<td class=\"n\">" + shown(row, key) + "</td>";
-    rows += "<td class=\"n\">" +
-            (row.find("left") ? "none: " + shown(row, "left") : shown(row, "changed")) +
-            "</td></tr>\n";
+    rows += row.find("left") ? "<td class=\"n words\">none: " + shown(row, "left")
+                             : "<td class=\"n\">" + shown(row, "changed");
+    rows += "</td></tr>\n";
   }
   return card("Polished layers",
               "Squared error of the layer's output, relative to that of the model before, on "

@@ -54,6 +54,9 @@ Perplexity perplexity(Model& model, std::span<const std::int64_t> ids, std::int6
   }
   progress.advance("eval", static_cast<std::uint64_t>(windows),
                    static_cast<std::uint64_t>(windows));
+  if (!std::isfinite(sum))
+    throw Error(ErrorKind::model, "the model's logits are not finite, so text cannot be scored")
+        .hint("another --dtype may help: float16 overflows first; graft verify checks the weights");
   out.value = std::exp(sum / static_cast<double>(out.tokens));
   return out;
 }

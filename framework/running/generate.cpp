@@ -7,10 +7,12 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <numeric>
 #include <sstream>
 
 #include "graft/error.h"
+#include "models/rope.h"
 #include "running/decoding_loop.h"
 #include "running/input_ids.h"
 
@@ -41,6 +43,20 @@ class Random {
  private:
   std::uint64_t state_;
 };
+
+/// Throws when nothing can be chosen by them.
+void require_finite(std::span<const float> logits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  bool usable = true;
+  float most = -kInfinity;
+  for (const float logit : logits) {
+    usable &= logit < kInfinity;  // false for NaN as well
+    most = std::max(most, logit);
+  }
+  if (!usable || most == -kInfinity)
+    throw Error(ErrorKind::model, "the model's logits are not finite, so no token can be chosen")
+        .hint("another --dtype may help: float16 overflows first; graft verify checks the weights");
+}
 
 std::int64_t most_likely(std::span<const float> logits) {
   return std::max_element(logits.begin(), logits.end()) - logits.begin();
@@ -108,7 +124,8 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
   Generated out;
   if (options.max_new_tokens < 1) return out;
   const c10::InferenceMode guard;
-  const auto loop = DecodingLoop::of(model, room_for(model, prompt.size(), options));
+  const auto room = room_for(model, prompt.size(), options);
+  auto loop = DecodingLoop::of(model, room);
   KvCache cache(loop ? 0 : model.cache_layers());
   Random random(options.seed);
   at::Tensor logits;
@@ -124,13 +141,17 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
   };
   const auto next_after = [&](std::span<const std::int64_t> ids) {
     const auto row = logits_after(ids);
+    require_finite(row);
     return options.temperature > 0 ? sample(row, options, random) : most_likely(row);
   };
 
   auto start = std::chrono::steady_clock::now();
   std::int64_t next = 0;
-  for (std::size_t done = 0; done < prompt.size(); done += kPromptChunk)
-    next = next_after(prompt.subspan(done, std::min(kPromptChunk, prompt.size() - done)));
+  // Where positions depend on the length of the text, parts would have those of other lengths.
+  const auto lengths = rope_lengths_of(model.text_config());
+  const auto chunk = lengths.fixed ? kPromptChunk : prompt.size();
+  for (std::size_t done = 0; done < prompt.size(); done += chunk)
+    next = next_after(prompt.subspan(done, std::min(chunk, prompt.size() - done)));
   out.prompt_seconds = seconds_since(start);
 
   start = std::chrono::steady_clock::now();
@@ -143,6 +164,16 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
       break;
     }
     if (static_cast<std::int64_t>(out.ids.size()) >= options.max_new_tokens) break;
+    if (static_cast<std::int64_t>(prompt.size() + out.ids.size()) == lengths.longrope + 1 &&
+        lengths.longrope > 0) {
+      // All positions have other tables from here on: the text is read again.
+      std::vector<std::int64_t> text(prompt.begin(), prompt.end());
+      text.insert(text.end(), out.ids.begin(), out.ids.end());
+      if (loop) loop = DecodingLoop::of(model, room);
+      cache = KvCache(loop ? 0 : model.cache_layers());
+      next = next_after(text);
+      continue;
+    }
     next = next_after(std::span(&next, 1));
   }
   out.decode_seconds = seconds_since(start);

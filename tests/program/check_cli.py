@@ -51,6 +51,7 @@ with tempfile.TemporaryDirectory() as name:
     run("plan", dense, "--nonsense", code=1, says="unknown option '--nonsense'; `graft plan --help`")
     run("plan", dense, "--methd=x", code=1,
         says="unknown option '--methd'; did you mean '--method'?")
+    run("generate", dense, "--prompt", "a", "--system", "b", code=1, says="--chat")
     run("generate", dense, "--prompt", "a", "--max-tokens", "5", code=1,
         says="unknown option '--max-tokens'; did you mean '--max-new-tokens'?")
     run("plan", dense / "model.safetensors", code=1,
@@ -77,6 +78,16 @@ with tempfile.TemporaryDirectory() as name:
     run("plan", dense, "--method", "gptq", "--bits", "8", *special)
     run("plan", dense, "--method", "gptq", "--bits", "9", *special, code=1, says="--bits")
 
+    for name, ids, says in (("ids", {"input_ids": [1, 100000]}, "not in the model's vocabulary"),
+                            ("types", {"input_ids": [1, 2], "token_type_ids": [0, 0]},
+                             "graft forward does not take 'token_type_ids'"),
+                            ("mask", {"input_ids": [1, 2], "attention_mask": [1]},
+                             "'attention_mask' cannot be used")):
+        write_tensors(temporary / name, {key: ("I64", [1, len(row)], struct.pack(f"<{len(row)}q", *row))
+                                         for key, row in ids.items()})
+        run("forward", dense, "--input", temporary / name, "--output", temporary / "x", code=1,
+            says=says)
+    assert not (temporary / "x").exists()
     # 2: a model is invalid
     broken = temporary / "broken"
     shutil.copytree(dense, broken)

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,14 +36,17 @@ struct LayerReport {
   std::size_t layer = 0;
   std::vector<std::string> modules;
   /// Mean over the tokens of samples that it did not see of |y - dense|^2 / |dense|^2, y the
-  /// output; the second with the codes that it chose, also where they were not kept.
-  double error_before = 0, error_after = 0;
+  /// output; the second with the codes that it chose, also where they were not kept. NaN: there
+  /// was too little text to measure.
+  double error_before = std::numeric_limits<double>::quiet_NaN();
+  double error_after = std::numeric_limits<double>::quiet_NaN();
   double changed = 0;  ///< share of the codes
   std::string left;    ///< why codes stay as they were; empty: they do not
   double seconds = 0;
 };
 
-/// As a JSON object with the fields of the struct; "left" null when it is empty.
+/// As a JSON object with the fields of the struct; "left" null when it is empty, errors null when
+/// they are not finite.
 GRAFT_API Value to_value(const LayerReport& report);
 
 /// "groups", each with "modules", "tokens", "relative_error" (null where it is negative),

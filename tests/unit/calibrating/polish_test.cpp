@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
+#include <cmath>
+
 #include <limits>
 #include <set>
 
@@ -227,6 +229,9 @@ TEST_CASE("with too little text layers stay as they were rounded, and the report
   for (const auto& layer : loaded.polished) {
     CHECK(layer.left == "fewer than four batches of text");
     CHECK(layer.changed == 0);
+    CHECK(std::isnan(layer.error_before));
+    CHECK_FALSE(to_value(layer).find("error_before"));
+    CHECK_FALSE(to_value(layer).find("error_after"));
   }
 }
 

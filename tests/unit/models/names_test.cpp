@@ -81,6 +81,20 @@ TEST_CASE("headless and wrapped checkpoints are the same model") {
   });
 }
 
+TEST_CASE("norms of old BERT checkpoints have a gamma and a beta") {
+  const c10::InferenceMode guard;
+  const Host host;
+  const TemporaryFolder out;
+  rename("arch/bert", out.path() / "old", [](const auto& name) {
+    return replaced(replaced(name, "LayerNorm.weight", "LayerNorm.gamma"), "LayerNorm.bias",
+                    "LayerNorm.beta");
+  });
+  const auto loaded = host.load(out.path() / "old");
+  const auto file = golden("arch/bert") / "expected.safetensors";
+  CHECK(distance(forward(*loaded.model, read_tensor(file, "input_ids")),
+                 read_tensor(file, "last_hidden_state")) <= 2e-5);
+}
+
 TEST_CASE("a skip list may spell names as the checkpoint does") {
   const Host host;
   for (const std::string name : {"model.layers.0.block_sparse_moe.experts.1.w2",

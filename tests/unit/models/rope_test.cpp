@@ -6,7 +6,9 @@
 #include <sstream>
 
 #include "folder.h"
+#include "graft/generate.h"
 #include "graft/host.h"
+#include "graft/module_graph.h"
 
 namespace graft::tests {
 namespace {
@@ -47,6 +49,111 @@ TEST_CASE("every rope scaling agrees with Transformers") {
     MESSAGE(name << ": largest difference " << difference);
     CHECK(difference <= 2e-5);
   }
+}
+
+TEST_CASE("a long prompt has the positions of its whole length, and so has what is written on") {
+  const c10::InferenceMode guard;
+  const Host host;
+  const TemporaryFolder out;
+  const std::string kLong = R"({"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0,
+      "partial_rotary_factor": 1.0, "short_factor": [1, 1, 1, 1, 1, 1, 1, 1],
+      "long_factor": [9, 8, 7, 6, 5, 4, 3, 9]},
+      "original_max_position_embeddings": 600, "max_position_embeddings": 4096})";
+  const std::string kDynamic = R"({"rope_parameters": {"rope_type": "dynamic", "factor": 8.0,
+      "rope_theta": 10000.0}, "max_position_embeddings": 600})";
+  for (const auto& [arch, fields] :
+       {std::pair<std::string, std::string>{"phi3", kLong}, {"llama", kDynamic}})
+    for (const std::int64_t length : {700, 598}) {
+      if (fields == kDynamic && length < 600) continue;  // keys stay as they were, as in Transformers
+      CAPTURE(arch);
+      CAPTURE(length);
+      const auto folder = out.path() / std::to_string(length);
+      std::filesystem::remove_all(folder);
+      with_fields(arch, parse_json(fields), folder);
+      const auto loaded = host.load(folder);
+      for (const auto& [path, module] : named_modules(loaded.model))  // heads that look far
+        if (path.ends_with("q_proj") || path.ends_with("k_proj") || path.ends_with("qkv_proj")) {
+          auto& block = dynamic_cast<nn::Block&>(*module);
+          block.set_tensor("weight", block.own_tensors().front().second * 4);
+        }
+      at::manual_seed(7);
+      const auto text = at::randint(128, {1, length}, at::kLong);
+      GenerateOptions options;
+      options.max_new_tokens = fields == kDynamic ? 1 : 6;
+      const auto found = generate(
+          *loaded.model, {text.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(length)},
+          options);
+      auto all = text;
+      for (const auto id : found.ids) {
+        CHECK(id == forward(*loaded.model, all)[0][all.size(1) - 1].argmax().item<std::int64_t>());
+        all = at::cat({all, at::full({1, 1}, id, at::kLong)}, 1);
+      }
+    }
+}
+
+TEST_CASE("fields that a config lacks are what the family's config class says, and null is none") {
+  const c10::InferenceMode guard;
+  const Host host;
+  const TemporaryFolder out;
+  const auto logits_of = [&](const std::string& name, const std::string& arch, Value config) {
+    std::filesystem::create_directory(out.path() / name);
+    std::filesystem::copy_file(golden("arch/" + arch) / "model.safetensors",
+                               out.path() / name / "model.safetensors");
+    std::ofstream(out.path() / name / "config.json") << to_json(config, 2);
+    const auto loaded = host.load(out.path() / name);
+    at::manual_seed(3);
+    return forward(*loaded.model, at::randint(128, {1, 200}, at::kLong));
+  };
+  struct Row {
+    const char *arch, *absent, *fields;
+  };
+  int i = 0;
+  for (const Row& row : {
+           Row{"gpt_oss", "sliding_window", R"({"sliding_window": 128})"},
+           Row{"gpt_oss", "rope_parameters", R"({"rope_parameters": {"rope_type": "yarn",
+               "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
+               "original_max_position_embeddings": 4096, "rope_theta": 150000.0}})"},
+           Row{"mixtral", "rope_parameters", R"({"rope_parameters": {"rope_theta": 1000000.0,
+               "rope_type": "default"}})"},
+           Row{"llama4_text", "rope_parameters", R"({"rope_parameters": {"rope_theta": 500000.0,
+               "rope_type": "default"}})"},
+           Row{"gemma2", "final_logit_softcapping", R"({"final_logit_softcapping": 30.0})"},
+           Row{"gemma2", "attn_logit_softcapping", R"({"attn_logit_softcapping": 50.0})"},
+       }) {
+    CAPTURE(row.arch);
+    CAPTURE(row.absent);
+    Value config = Checkpoint::open(golden(std::string("arch/") + row.arch)).config();
+    config.erase(row.absent);
+    const auto absent = logits_of(std::to_string(i++), row.arch, config);
+    const Value fields = parse_json(row.fields);
+    for (const auto& [key, value] : fields.as_object()) config.set(key, value);
+    CHECK(at::equal(absent, logits_of(std::to_string(i++), row.arch, config)));
+  }
+  Value config = Checkpoint::open(golden("arch/gpt_oss")).config();
+  config.erase("sliding_window");
+  const auto windowed = logits_of("windowed", "gpt_oss", config);
+  config.set("sliding_window", Value());
+  CHECK_FALSE(at::equal(windowed, logits_of("null", "gpt_oss", config)));
+}
+
+TEST_CASE("a text model inside a larger one needs no more fields than its makers published") {
+  // Of Gemma 3 with 4 B parameters.
+  const TemporaryFolder out;
+  std::ofstream(out.path() / "config.json") << R"({"model_type": "gemma3", "text_config": {
+      "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+      "num_hidden_layers": 34, "sliding_window": 1024,
+      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}})";
+  const Host host;
+  OpenOptions open;
+  open.weights_optional = true;
+  const auto plan = host.plan(Checkpoint::open(out.path(), open));
+  std::uint64_t bytes = 0;
+  for (const auto& entry : plan.entries)
+    if (entry.spec.path.find("layers.0.self_attn.q_proj") != std::string::npos) {
+      CHECK(entry.spec.out_features == 8 * 256);
+      bytes += entry.bytes_before;
+    }
+  CHECK(bytes > 0);
 }
 
 TEST_CASE("impossible configs are refused with the field's name") {
