@@ -33,6 +33,7 @@ std::vector<std::int64_t> encode(const std::filesystem::path& reference,
 void run(Program& program, const Arguments& given) {
   const auto start = std::chrono::steady_clock::now();
   const auto reference = find_model(given.reference), model = find_model(given.model);
+  if (!given.html.empty()) require_writable(given.html, {given.text}, {reference, model});
   const ReportedText text{
       std::filesystem::path(given.text).filename().string(),
       evaluation_windows(encode(reference, model, read_text_file(given.text)), given.context)};

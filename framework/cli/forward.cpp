@@ -54,6 +54,7 @@ Batch read_batch(const std::string& file) {
 }
 
 void run(Program& program, const Arguments& given) {
+  require_writable(given.output, {given.input}, {given.model.folder()});
   const Batch batch = read_batch(given.input);
   const auto loaded = given.model.load(program);
   require_in_vocabulary(*loaded.model,

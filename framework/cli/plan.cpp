@@ -44,7 +44,8 @@ void print(const Plan& plan) {
       continue;
     }
     std::printf("[%4zu/%zu] %-44s %lldx%lld  %s -> %s  %s  %s  %s\n", number, all,
-                entry.spec.path.c_str(), static_cast<long long>(entry.spec.out_features),
+                printable(entry.spec.path).c_str(),
+                static_cast<long long>(entry.spec.out_features),
                 static_cast<long long>(entry.spec.in_features),
                 megabytes(entry.bytes_before).c_str(), megabytes(entry.bytes_after).c_str(),
                 entry.replacement.c_str(), entry.settings.c_str(), entry.kernel.c_str());
@@ -57,8 +58,8 @@ void print(const Plan& plan) {
   std::size_t shown = 0;
   for (const auto& entry : plan.entries)
     if (entry.action == Action::keep && entry.spec.in_features && shown++ < 8)
-      std::printf("%s%s (%s)", shown == 1 ? ": " : ", ", entry.spec.path.c_str(),
-                  entry.reason.c_str());
+      std::printf("%s%s (%s)", shown == 1 ? ": " : ", ", printable(entry.spec.path).c_str(),
+                  printable(entry.reason).c_str());
   std::printf("\n");
   const auto list = [](const char* title, const std::vector<std::string>& items) {
     if (items.empty()) return;
@@ -71,7 +72,7 @@ void print(const Plan& plan) {
   list("unexpected", plan.unexpected);
   if (!plan.unloaded.empty())
     std::printf("not loaded %zu: %s (%s)%s\n", plan.unloaded.size(),
-                quote(plan.unloaded.front().source).c_str(), plan.unloaded.front().reason.c_str(),
+                printable(quote(plan.unloaded.front().source)).c_str(), plan.unloaded.front().reason.c_str(),
                 plan.unloaded.size() > 1 ? " ..." : "");
   list("unmatched", plan.unmatched);
   for (const auto& note : plan.notes) std::printf("note   %s\n", printable(note).c_str());

@@ -180,7 +180,29 @@ std::string seconds(double value) {
   return text;
 }
 
+void require_writable(const fs::path& output, const std::vector<fs::path>& inputs,
+                      const std::vector<fs::path>& folders) {
+  std::error_code error;
+  const auto refuse = [&](const char* why, const char* hint) {
+    throw Error(ErrorKind::usage, why).at(quote(output.string())).hint(hint);
+  };
+  if (output.filename().empty()) refuse("the output has no file name", "give the name of a file");
+  if (fs::exists(output, error) && !fs::is_regular_file(output, error))
+    refuse("the output is there already and no file", "give another name");
+  const auto folder = fs::absolute(output, error).parent_path();
+  for (const auto& input : inputs)
+    if (fs::equivalent(output, input, error))
+      refuse("the output would replace an input", "give another name");
+  for (const auto& model : folders)
+    if (fs::equivalent(folder, model, error))
+      refuse("the output lies in the folder of a model", "give a name outside of it");
+}
+
 std::string read_text_file(const fs::path& file) {
+  std::error_code error;
+  if (fs::is_directory(file, error))
+    throw Error(ErrorKind::usage, "this is a folder, and a text file is needed")
+        .at(quote(file.string()));
   std::ifstream in(file, std::ios::binary);
   std::ostringstream text;
   if (in) text << in.rdbuf();

@@ -105,6 +105,12 @@ std::string seconds(double value);
 /// Whole content; Error(usage) when it cannot be read.
 std::string read_text_file(const std::filesystem::path& file);
 
+/// Throws Error(usage) when a file written at `output` would replace something that is no file, one
+/// of the files `inputs`, or a part of a model in one of `folders`.
+void require_writable(const std::filesystem::path& output,
+                      const std::vector<std::filesystem::path>& inputs,
+                      const std::vector<std::filesystem::path>& folders);
+
 // One function a verb, in the file of that name: declares its arguments and what runs.
 void add_bench(CLI::App& app, Program& program, bool with_methods);
 void add_bench_kernels(CLI::App& bench, Program& program);

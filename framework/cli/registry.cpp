@@ -165,9 +165,11 @@ void explain(Program& program, const Explain& given) {
     program.print_json(result);
     return;
   }
-  std::printf("%s, a %s, under %s: %s\nbecause %s\n", given.path.c_str(), module_class.c_str(),
-              method.c_str(), result.at("decision").as_string().c_str(), decision.reason.c_str());
-  for (const auto& loser : losers) std::printf("not %s\n", loser.as_string().c_str());
+  std::printf("%s, a %s, under %s: %s\nbecause %s\n", printable(given.path).c_str(),
+              module_class.c_str(), method.c_str(), result.at("decision").as_string().c_str(),
+              printable(decision.reason).c_str());
+  for (const auto& loser : losers)
+    std::printf("not %s\n", printable(loser.as_string()).c_str());
 }
 
 }  // namespace

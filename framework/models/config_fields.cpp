@@ -17,9 +17,13 @@ namespace {
 constexpr std::string_view kOfWeights = "get the config.json that belongs to the weights";
 
 std::int64_t checked(std::string_view field, std::int64_t value) {
-  if (value < 1 || value > std::numeric_limits<std::int32_t>::max())
+  // Modules are built by the number of layers and experts: a wrong one would take all memory.
+  const bool counts_modules = field == "num_hidden_layers" || field == "n_layer" ||
+                              field.ends_with("_experts");
+  const std::int64_t most = counts_modules ? 10'000 : std::numeric_limits<std::int32_t>::max();
+  if (value < 1 || value > most)
     throw Error(ErrorKind::model, "the field " + quote(field) + " is out of range")
-        .expected("1 to 2147483647")
+        .expected("1 to " + std::to_string(most))
         .found(std::to_string(value))
         .hint(kOfWeights);
   return value;

@@ -88,6 +88,13 @@ with tempfile.TemporaryDirectory() as name:
         run("forward", dense, "--input", temporary / name, "--output", temporary / "x", code=1,
             says=says)
     assert not (temporary / "x").exists()
+    shutil.copytree(dense, temporary / "whole")
+    shutil.copy(dense / "reference.safetensors", temporary / "rows")
+    for output, says in ((temporary / "whole/model.safetensors", "lies in the folder of a model"),
+                         (temporary / "rows", "would replace an input"),
+                         ("/dev/null", "is there already and no file")):
+        run("forward", temporary / "whole", "--input", temporary / "rows", "--output", output, code=1,
+            says=says)
     # 2: a model is invalid
     broken = temporary / "broken"
     shutil.copytree(dense, broken)

@@ -216,6 +216,9 @@ with tempfile.TemporaryDirectory() as name:
     shutil.copy(golden / "tokenizer/smollm/tokenizer.json", small)
     run("compare", model, small, "--text", other, code=1,
         says="the models have different vocabularies: expected 64 tokens, as the reference, found ")
+    run("compare", model, whole, "--text", other, "--html", other, code=1,
+        says="would replace an input")
+    run("eval", model, "--text", temporary, code=1, says="this is a folder")
     run("compare", model, whole, "--text", other, "--html", temporary / "no/page.html", code=4,
         says="cannot create the file")
 
