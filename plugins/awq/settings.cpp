@@ -126,6 +126,7 @@ Value AwqConfig::describe() const {
   if (!out.find("quant_method")) out.set("quant_method", "awq");
   if (!out.find("bits")) out.set("bits", 4);
   if (!out.find("group_size")) out.set("group_size", group_size);
+  if (!out.find("zero_point")) out.set("zero_point", zero_point);
   return out;
 }
 

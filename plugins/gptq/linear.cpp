@@ -83,11 +83,12 @@ at::Tensor QuantLinear::pack_zeros(const at::Tensor& zeros) const {
   std::fill_n(words_of(words), words.numel(), 0U);
   const auto* from = zeros.const_data_ptr<std::int16_t>();
   const unsigned mask = (1U << bits_) - 1U;
-  for (std::int64_t g = 0; g < zeros.size(0); ++g, from += out_features_)
+  for (std::int64_t g = 0; g < zeros.size(0); ++g, from += out_features_) {
+    auto* row = words_of(words) + g * words.size(1);
     for (std::int64_t n = 0; n < out_features_; ++n)
-      put_field(words_of(words) + g * words.size(1), 1, n, bits_,
-                static_cast<unsigned>(from[n]) & mask);
-  if (zero_rule_ != ZeroRule::plain) to_borrowed(words_of(words), words.numel(), bits_);
+      put_field(row, 1, n, bits_, static_cast<unsigned>(from[n]) & mask);
+    if (zero_rule_ != ZeroRule::plain) to_borrowed(row, words.size(1), bits_);
+  }
   return words;
 }
 

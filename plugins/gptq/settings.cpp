@@ -245,7 +245,7 @@ Value GptqConfig::describe() const {
   if (!out.find("quant_method")) out.set("quant_method", "gptq");
   if (!out.find("bits")) out.set("bits", bits);
   if (!out.find("group_size")) out.set("group_size", group_size);
-  if (!out.find("sym") && !out.find("zero_point")) out.set("sym", sym);
+  if (!out.find("sym")) out.set("sym", sym);  // other readers take it for true where it is absent
   if (!out.find("desc_act")) out.set("desc_act", desc_act);
   return out;
 }

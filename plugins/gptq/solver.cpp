@@ -46,11 +46,12 @@ at::Tensor packed(const at::Tensor& values, int bits) {
 
 Tensors to_tensors(const RoundedWeight& rounded, const WeightRounder& rounder,
                    const GptqConfig& config, std::int64_t inputs) {
-  // The zeros of a group are one stream along the outputs.
+  // The zeros of a group are one stream along the outputs, from a word's beginning on.
   auto zeros = packed(rounded.zeros, config.bits).t().contiguous();
+  auto* row = reinterpret_cast<std::uint32_t*>(zeros.mutable_data_ptr<std::int32_t>());
   if (config.format == GptqConfig::Format::v1)
-    to_borrowed(reinterpret_cast<std::uint32_t*>(zeros.mutable_data_ptr<std::int32_t>()),
-                zeros.numel(), config.bits);
+    for (std::int64_t g = 0; g < zeros.size(0); ++g, row += zeros.size(1))
+      to_borrowed(row, zeros.size(1), config.bits);
   auto group_of = rounder.group_of();
   if (!group_of.defined())
     group_of = at::arange(inputs, at::kLong)

@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -28,6 +29,28 @@ std::string bytes_of(const fs::path& file) {
 }
 
 }  // namespace
+
+TEST_CASE("zero points of 3 bits that end inside a word are the same in both formats of GPTQ") {
+  const auto folder = kGolden / "arch/deepseek_v3";  // kv_a_proj_with_mqa ends in one
+  std::vector<at::Tensor> made;
+  for (const char* format : {"gptq", "gptq_v2"}) {
+    LoadOptions options;
+    options.dtype = at::kFloat;
+    options.calibration = random_ids(folder, 4, 48);
+    options.quantization_config =
+        parse_json(R"({"quant_method": "gptq", "bits": 3, "group_size": 32})");
+    options.quantization_config.set("checkpoint_format", format);
+    const auto loaded = host().host->load(folder, options);
+    const bool inside_a_word =
+        std::any_of(loaded.plan.entries.begin(), loaded.plan.entries.end(), [](const auto& entry) {
+          return entry.action == Action::quantize && entry.spec.out_features % 32 != 0 &&
+                 entry.spec.in_features > 32;
+        });
+    REQUIRE(inside_a_word);
+    made.push_back(logits(loaded, random_ids(folder, 1, 16)));
+  }
+  CHECK(made[0].equal(made[1]));
+}
 
 TEST_CASE("a calibrated model is saved, and loads again as the same model") {
   const auto ids = random_ids(kLlama, 2, 20);
