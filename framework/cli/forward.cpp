@@ -16,10 +16,10 @@ struct Arguments {
   std::string input, output;
 };
 
-at::Tensor read_rows(const Checkpoint& input, const TensorInfo& info) {
+at::Tensor read_rows(const Checkpoint& input, const TensorInfo& info, const std::string& file) {
   if (info.dtype != Dtype::I64 || info.shape.size() != 2)
-    throw Error(ErrorKind::usage, "'" + info.name + "' cannot be used")
-        .at(quote(input.folder().string()))
+    throw Error(ErrorKind::usage, quote(info.name) + " cannot be used")
+        .at(quote(file))
         .expected("[B, T] int64")
         .found(std::to_string(info.shape.size()) + " dimensions of " +
                std::string(name_of(info.dtype)));
@@ -33,9 +33,9 @@ Batch read_batch(const std::string& file) {
   Batch batch;
   for (const auto& info : input.tensors()) {
     if (info.name == "input_ids")
-      batch.input_ids = read_rows(input, info);
+      batch.input_ids = read_rows(input, info, file);
     else if (info.name == "attention_mask")
-      batch.attention_mask = read_rows(input, info);
+      batch.attention_mask = read_rows(input, info, file);
     else if (info.name == "token_type_ids" || info.name == "position_ids" ||
              info.name == "inputs_embeds")
       throw Error(ErrorKind::usage, "graft forward does not take " + quote(info.name))
@@ -85,7 +85,9 @@ void add_forward(CLI::App& app, Program& program, bool with_methods) {
   auto given = std::make_shared<Arguments>();
   auto* verb = app.add_subcommand("forward", "Run token ids through a model and write its logits");
   given->model.add_to(*verb, program, with_methods);
-  verb->add_option("--input", given->input, "safetensors file with input_ids [B, T] int64 and, for padded rows, attention_mask")
+  verb->add_option("--input", given->input,
+                   "safetensors file with input_ids [B, T] int64 and, for padded rows, "
+                   "attention_mask")
       ->required();
   verb->add_option("--output", given->output,
                    "safetensors file to write: logits or last_hidden_state, float32")

@@ -25,7 +25,7 @@ struct BertConfig {
       : vocab_size(required_size(config, "vocab_size")),
         hidden_size(required_size(config, "hidden_size")),
         intermediate_size(required_size(config, "intermediate_size")),
-        layers(required_size(config, "num_hidden_layers")),
+        layers(required_count(config, "num_hidden_layers")),
         heads(required_size(config, "num_attention_heads")),
         positions(required_size(config, "max_position_embeddings")),
         types(optional_size(config, "type_vocab_size", 2)),

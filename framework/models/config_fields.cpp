@@ -16,11 +16,10 @@ namespace {
 
 constexpr std::string_view kOfWeights = "get the config.json that belongs to the weights";
 
-std::int64_t checked(std::string_view field, std::int64_t value) {
-  // Modules are built by the number of layers and experts: a wrong one would take all memory.
-  const bool counts_modules = field == "num_hidden_layers" || field == "n_layer" ||
-                              field.ends_with("_experts");
-  const std::int64_t most = counts_modules ? 10'000 : std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMostSize = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMostCount = 10'000;
+
+std::int64_t checked(std::string_view field, std::int64_t value, std::int64_t most = kMostSize) {
   if (value < 1 || value > most)
     throw Error(ErrorKind::model, "the field " + quote(field) + " is out of range")
         .expected("1 to " + std::to_string(most))
@@ -49,6 +48,15 @@ std::int64_t required_size(const Value& config, std::string_view field) {
 
 std::int64_t optional_size(const Value& config, std::string_view field, std::int64_t otherwise) {
   return checked(field, config.get_int(field, otherwise));
+}
+
+std::int64_t required_count(const Value& config, std::string_view field) {
+  config.at(field);
+  return checked(field, config.get_int(field, 0), kMostCount);
+}
+
+std::int64_t optional_count(const Value& config, std::string_view field, std::int64_t otherwise) {
+  return checked(field, config.get_int(field, otherwise), kMostCount);
 }
 
 std::int64_t size_or_none(const Value& config, std::string_view field) {

@@ -19,6 +19,11 @@ Value with_defaults(const Value& config, std::string_view defaults);
 std::int64_t required_size(const Value& config, std::string_view field);
 std::int64_t optional_size(const Value& config, std::string_view field, std::int64_t otherwise);
 
+/// The same of what modules are built for one by one, layers and experts: 1..10,000, as a wrong
+/// number would take all memory.
+std::int64_t required_count(const Value& config, std::string_view field);
+std::int64_t optional_count(const Value& config, std::string_view field, std::int64_t otherwise);
+
 /// 0 when the field is absent or null, as configs say "none" (a window, a rank).
 std::int64_t size_or_none(const Value& config, std::string_view field);
 /// A number from 0: soft-capping, clamps. Throws Error(model) when negative or not finite.

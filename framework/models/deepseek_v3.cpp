@@ -47,7 +47,7 @@ struct DeepseekV3Config {
       : vocab_size(required_size(config, "vocab_size")),
         hidden_size(required_size(config, "hidden_size")),
         intermediate_size(required_size(config, "intermediate_size")),
-        layers(required_size(config, "num_hidden_layers")),
+        layers(required_count(config, "num_hidden_layers")),
         heads(required_size(config, "num_attention_heads")),
         q_rank(size_or_none(config, "q_lora_rank")),
         kv_rank(required_size(config, "kv_lora_rank")),
@@ -68,7 +68,7 @@ struct DeepseekV3Config {
         normalize(config.get_bool("norm_topk_prob", true)),
         pairs(config.get_bool("rope_interleave", true)),
         activation(activation_named(config.get_string("hidden_act", "silu"))),
-        experts{required_size(config, "n_routed_experts"), hidden_size,
+        experts{required_count(config, "n_routed_experts"), hidden_size,
                 required_size(config, "moe_intermediate_size")},
         rope(config, rope_dim) {
     require_multiple("n_routed_experts", experts.count, "n_group", groups);

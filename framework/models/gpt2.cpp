@@ -31,7 +31,7 @@ struct Gpt2Config {
       : vocab_size(required_size(config, "vocab_size")),
         hidden_size(required_size(config, "n_embd")),
         intermediate_size(optional_size(config, "n_inner", 4 * hidden_size)),
-        layers(required_size(config, "n_layer")),
+        layers(required_count(config, "n_layer")),
         heads(required_size(config, "n_head")),
         positions(optional_size(config, "n_positions", optional_size(config, "n_ctx", 1024))),
         layer_norm_epsilon(config.get_double("layer_norm_epsilon", 1e-5)),

@@ -55,7 +55,7 @@ struct GptOssConfig : DecoderSizes {
                             optional_size(config, "experts_per_token", 4))),
         windowed(layers_of_type(config, "sliding_attention", layers,
                                 [](std::int64_t i, const Value&) { return i % 2 == 0; })),
-        experts{optional_size(config, "num_local_experts", 128), hidden_size, intermediate_size},
+        experts{optional_count(config, "num_local_experts", 128), hidden_size, intermediate_size},
         swiglu{config.get_double("swiglu_alpha", 1.702), config.get_double("swiglu_limit", 7.0)},
         rope(config, head_dim) {
     attention_bias = config.get_bool("attention_bias", true);

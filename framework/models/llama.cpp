@@ -30,7 +30,7 @@ struct LlamaConfig {
       : vocab_size(required_size(config, "vocab_size")),
         hidden_size(required_size(config, "hidden_size")),
         intermediate_size(required_size(config, "intermediate_size")),
-        layers(required_size(config, "num_hidden_layers")),
+        layers(required_count(config, "num_hidden_layers")),
         heads(required_size(config, "num_attention_heads")),
         kv_heads(optional_size(config, "num_key_value_heads", heads)),
         head_dim(optional_size(config, "head_dim", std::max<std::int64_t>(1, hidden_size / heads))),

@@ -51,7 +51,7 @@ struct Llama4TextConfig : DecoderSizes {
         tune_temperature(is_on(config, "attn_temperature_tuning")),
         temperature_scale(config.get_double("attn_scale", 0.1)),
         temperature_floor(config.get_double("floor_scale", 8192)),
-        experts{optional_size(config, "num_local_experts", 16), hidden_size, intermediate_size},
+        experts{optional_count(config, "num_local_experts", 16), hidden_size, intermediate_size},
         rope(config, head_dim) {
     require_top_k(top_k, experts.count);
     if (!(temperature_floor > 0)) throw Error(ErrorKind::model, "'floor_scale' must be positive");

@@ -30,7 +30,7 @@ struct MixtralConfig : DecoderSizes {
       : DecoderSizes(config, /*default_eps=*/1e-5),
         window(size_or_none(config, "sliding_window")),
         top_k(optional_size(config, "num_experts_per_tok", 2)),
-        experts{optional_size(config, "num_local_experts", 8), hidden_size, intermediate_size},
+        experts{optional_count(config, "num_local_experts", 8), hidden_size, intermediate_size},
         rope(config, head_dim) {
     require_top_k(top_k, experts.count);
   }

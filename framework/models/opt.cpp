@@ -33,7 +33,7 @@ struct OptConfig {
       : vocab_size(required_size(config, "vocab_size")),
         hidden_size(required_size(config, "hidden_size")),
         ffn_dim(required_size(config, "ffn_dim")),
-        layers(required_size(config, "num_hidden_layers")),
+        layers(required_count(config, "num_hidden_layers")),
         heads(required_size(config, "num_attention_heads")),
         positions(required_size(config, "max_position_embeddings")),
         embedding_width(optional_size(config, "word_embed_proj_dim", hidden_size)),

@@ -39,7 +39,7 @@ struct Qwen2MoeConfig : DecoderSizes {
         windowed(layers_of_type(config, "sliding_attention", layers, windowed_by_default)),
         sparse(sparse_layers(config, layers)),
         experts{
-            optional_size(config, "num_experts", optional_size(config, "num_local_experts", 60)),
+            optional_count(config, "num_experts", optional_count(config, "num_local_experts", 60)),
             hidden_size, optional_size(config, "moe_intermediate_size", 1408)},
         normalize(config.get_bool("norm_topk_prob", false)),
         qkv_bias(config.get_bool("qkv_bias", true)),

@@ -34,7 +34,7 @@ struct Qwen3MoeConfig : DecoderSizes {
         top_k(optional_size(config, "num_experts_per_tok", 8)),
         sparse(sparse_layers(config, layers)),
         experts{
-            optional_size(config, "num_experts", optional_size(config, "num_local_experts", 128)),
+            optional_count(config, "num_experts", optional_count(config, "num_local_experts", 128)),
             hidden_size, optional_size(config, "moe_intermediate_size", 768)},
         normalize(config.get_bool("norm_topk_prob", false)),
         rope(config, head_dim) {

@@ -95,7 +95,24 @@ with tempfile.TemporaryDirectory() as name:
                          ("/dev/null", "is there already and no file")):
         run("forward", temporary / "whole", "--input", temporary / "rows", "--output", output, code=1,
             says=says)
+    (temporary / "escape.yaml").write_text(
+        'graft: 1\npatches:\n  - {class: Linear, methods: [gptq], match: "*.up_proj", keep: "\\e[2Jevil"}\n')
+    kept = run("plan", dense, "--method", "gptq", "--registry", temporary / "escape.yaml", out="evil")
+    told = run("registry", "explain", dense, "model.layers.0.mlp.up_proj", "--method", "gptq",
+               "--registry", temporary / "escape.yaml", out="evil")
+    assert "\x1b" not in kept.stdout + told.stdout
     # 2: a model is invalid
+    for name, pooling, modules, says in (
+            ("cls", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, [],
+             "pooling_mode_cls_token true"),
+            ("max", {"pooling_mode": "max"}, [], "pooling_mode 'max'"),
+            ("dense", {}, [{"type": "sentence_transformers.models.Dense"}], "models.Dense'")):
+        encoder = temporary / name
+        shutil.copytree(golden / "arch/bert", encoder)
+        (encoder / "1_Pooling").mkdir()
+        (encoder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+        (encoder / "modules.json").write_text(json.dumps(modules))
+        run("embed", encoder, "--text", dense / "config.json", code=2, says=says)
     broken = temporary / "broken"
     shutil.copytree(dense, broken)
     weights = (broken / "model.safetensors").read_bytes()

@@ -113,7 +113,7 @@ class GRAFT_API Model : public nn::Block {
   /// What checkpoints of this architecture may hold beside the model's tensors.
   virtual std::vector<UnusedTensors> unused_tensors() const;
 
-  /// config.json as read, and the part that describes the text model.
+  /// config.json with what its family has for absent fields, and the part of the text model.
   const Value& config() const { return config_; }
   const Value& text_config() const;
 

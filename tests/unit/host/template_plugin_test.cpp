@@ -63,6 +63,25 @@ TEST_CASE("the template's own rules take experts apart and keep a gate dense") {
   CHECK(gates > 0);
 }
 
+TEST_CASE("the gate of a shared expert stays dense under gptq and awq, as other runtimes have it") {
+  const Host host;
+  for (const char* method : {"gptq", "awq"}) {
+    CAPTURE(method);
+    LoadOptions options;
+    options.quantization_config = parse_json(R"({"group_size": 32})");
+    options.quantization_config.set("quant_method", method);
+    const auto plan = host.plan(Checkpoint::open(test::golden("arch/qwen2_moe")), options);
+    std::size_t gates = 0;
+    for (const auto& entry : plan.entries)
+      if (entry.spec.path.ends_with(".shared_expert_gate")) {
+        ++gates;
+        CHECK(entry.action == Action::keep);
+        CHECK(contains(entry.reason, "gate of the shared expert ("));
+      }
+    CHECK(gates > 0);
+  }
+}
+
 TEST_CASE("the template's plugin leaves out what its settings say and lists unknown ones") {
   const Host host = host_with_template();
   const auto checkpoint = Checkpoint::open(test::golden("vectors/tiny_llama_dense_fp16"));
