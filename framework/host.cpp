@@ -23,6 +23,7 @@
 #include "models/restructurings.h"
 #include "models/unknown_model.h"
 #include "planning/settings.h"
+#include "planning/written_settings.h"
 #include "plugins/call.h"
 #include "plugins/search_path.h"
 #include "running/input_ids.h"
@@ -121,6 +122,14 @@ const Quantizer* Host::State::quantizer(const std::string& plugin_id,
   for (const auto* library : plugins.libraries())
     if (library->id() == plugin_id) return library->quantizer(method);
   return nullptr;
+}
+
+std::set<std::string> Host::State::settings_files() const {
+  std::set<std::string> names;
+  for (const auto& claim : claims)
+    if (const auto* offered = quantizer(claim.plugin_id, claim.method))
+      for (auto& name : offered->settings_files()) names.insert(std::move(name));
+  return names;
 }
 
 Method Host::State::find_method(const Value& settings) const {
@@ -377,10 +386,16 @@ Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
                        [&] { return quantizer.with_bits(given.quantization_config, modules); });
   };
   with_bits({});  // or it says why not, before anything is computed
+  ready.plan.check(state_->options.strict);
   std::map<int, Plan> plans;
   for (const int bits : offered_bits(quantizer)) {
     options.quantization_config.set("bits", bits);
-    plans.emplace(bits, plan(checkpoint, options));
+    Plan made = plan(checkpoint, options);
+    if (made.unportable.empty())
+      plans.emplace(bits, std::move(made));
+    else
+      options.context.say(LogLevel::warning, "calibrate",
+                          std::to_string(bits) + " bits are left out: " + made.unportable.front());
   }
   if (plans.size() < 2)
     throw Error(ErrorKind::usage,
@@ -443,6 +458,7 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
   if (ready.quantizer && ready.quantizer->pre_quantized())
     ready.quantizer->convert_model_for_quantization(ready.model);
   if (calibrated) {
+    written_settings(ready.plan, *ready.quantizer->config());  // or it says why not, before hours
     std::optional<TemporaryFolder> of_rank;  // outlives the journal in it
     std::optional<Journal> journal;
     if (options.ranks || !options.state.folder.empty()) {

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct Host::State {
   /// Skeleton, settings and plan of a checkpoint.
   struct Prepared;
   Prepared prepare(const Host& host, const Checkpoint& checkpoint, const LoadOptions& given) const;
+  /// Names of the settings files of all methods.
+  std::set<std::string> settings_files() const;
   /// The common part of every plan.
   PlanRequest request() const;
   /// The restructuring of that name: the embedder's, else a plugin's, else the models' own; nullptr

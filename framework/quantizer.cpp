@@ -19,9 +19,27 @@ TensorSpec TensorSpec::of(std::string name, std::vector<at::ScalarType> dtypes,
   return out;
 }
 
-std::shared_ptr<const QuantConfig> QuantConfig::for_module(const std::string&) const {
+std::shared_ptr<const QuantConfig> QuantConfig::for_module(std::span<const std::string>) const {
   return shared_from_this();
 }
+
+Value Quantizer::describe_modules(const QuantConfig& config,
+                                  std::span<const PlannedModule> modules) const {
+  for (const auto& module : modules) {
+    if (!module.config) continue;
+    const auto usual = config.for_module(module.names);
+    if (!usual || describe(*usual) != describe(*module.config))
+      throw Error(ErrorKind::usage,
+                  "the method's files cannot say that a module has settings of its own")
+          .at(module.names.front())
+          .expected(usual ? to_json(describe(*usual)) : "dense")
+          .found(to_json(describe(*module.config)))
+          .hint("leave out the options of the rule");
+  }
+  return describe(config);
+}
+
+void Quantizer::require_portable(const ModuleSpec&, const QuantConfig&) const {}
 
 QuantConfigPtr Quantizer::in_format(const QuantConfig&, const std::string& format) const {
   std::string known;

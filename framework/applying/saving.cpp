@@ -1,11 +1,13 @@
 #include <set>
 
 #include "applying/convert.h"
+#include "checkpoint/model_files.h"
 #include "graft/error.h"
 #include "graft/host.h"
 #include "graft/tensors.h"
 #include "host_state.h"
 #include "planning/settings.h"
+#include "planning/written_settings.h"
 #include "plugins/call.h"
 
 namespace graft {
@@ -13,39 +15,36 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Small files that belong to a model but not to its weights.
-bool is_companion(const fs::path& file) {
-  static const std::set<std::string> kNames{"generation_config.json",
-                                            "tokenizer.json",
-                                            "tokenizer_config.json",
-                                            "special_tokens_map.json",
-                                            "vocab.json",
-                                            "vocab.txt",
-                                            "merges.txt",
-                                            "added_tokens.json",
-                                            "chat_template.jinja",
-                                            "tokenizer.model",
-                                            "modules.json",
-                                            "sentence_bert_config.json"};
-  return kNames.contains(file.filename().string());
+/// Whether a file or folder of a model goes with it unchanged: all but weights, what is written anew
+/// and what tells of the former weights. `settings_files` are those of all methods.
+bool is_companion(const fs::directory_entry& entry, const std::set<std::string>& settings_files) {
+  static const std::set<std::string> kWeights{".safetensors", ".bin", ".pt",   ".pth",     ".ckpt",
+                                              ".h5",          ".ot",  ".onnx", ".msgpack", ".gguf"};
+  const std::string name = entry.path().filename().string();
+  if (entry.is_directory()) return is_module_folder(entry.path());
+  if (!entry.is_regular_file() || name.starts_with(".")) return false;
+  return !kWeights.contains(entry.path().extension().string()) &&
+         !name.ends_with(".index.json") && name != "config.json" && name != "README.md" &&
+         !name.starts_with("graft-") && !settings_files.contains(name);
 }
 
-/// The quantizer that parsed the settings, of a plan that quantizes something.
-const Quantizer* quantizer_of(const Plan& plan) {
-  for (const auto& entry : plan.entries)
-    if (entry.action == Action::quantize && entry.plugin == plan.plugin) return entry.quantizer;
-  return nullptr;
+/// Those of a checkpoint as they came; of what was quantized here, all that other readers need.
+Value settings_to_write(const LoadedModel& loaded) {
+  if (loaded.plan.pre_quantized || !loaded.quantization_config.is_object() || !loaded.config)
+    return loaded.quantization_config;
+  Value settings = written_settings(loaded.plan, *loaded.config);
+  return settings.is_object() ? settings : loaded.quantization_config;
 }
 
 /// The model's config with the settings in the place where the checkpoint has them.
-Value config_to_write(const LoadedModel& loaded) {
+Value config_to_write(const LoadedModel& loaded, const Value& settings) {
   Value config = loaded.checkpoint.config();
   Value* holder = &config;
   if (!config.find("quantization_config"))
     for (auto& [key, value] : config.as_object())
       if (key == "text_config" && value.find("quantization_config")) holder = &value;
-  if (loaded.quantization_config.is_object())
-    holder->set("quantization_config", loaded.quantization_config);
+  if (settings.is_object())
+    holder->set("quantization_config", settings);
   else
     holder->erase("quantization_config");
   if (loaded.plan.pre_quantized) return config;
@@ -55,19 +54,18 @@ Value config_to_write(const LoadedModel& loaded) {
 }
 
 /// Settings files that the checkpoint has follow the settings; a new model gets its method's first.
-void write_settings_files(const LoadedModel& loaded, FolderWriter& writer) {
+void write_settings_files(const LoadedModel& loaded, const Value& settings, FolderWriter& writer) {
   const Quantizer* quantizer = quantizer_of(loaded.plan);
-  if (!quantizer || !loaded.quantization_config.is_object()) return;
+  if (!quantizer || !settings.is_object()) return;
   const auto names = quantizer->settings_files();
   for (const auto& name : names) {
     Value side = loaded.plan.pre_quantized ? read_settings_file(loaded.checkpoint, name) : Value();
     if (side.is_object()) {
       for (auto& [key, value] : side.as_object())
-        if (const Value* now = loaded.quantization_config.find(key);
-            now && !same_settings(*now, value))
+        if (const Value* now = settings.find(key); now && !same_settings(*now, value))
           value = *now;
     } else if (!loaded.plan.pre_quantized && name == names.front()) {
-      side = loaded.quantization_config;
+      side = settings;
     } else {
       continue;
     }
@@ -101,13 +99,14 @@ void Host::dequantize(LoadedModel& loaded, at::ScalarType dtype) const {
 }
 
 /// Writes and commits.
-static void write_folder(const LoadedModel& loaded, std::vector<TensorToWrite> tensors,
-                         FolderWriter& writer) {
+static void write_folder(const LoadedModel& loaded, const Value& settings,
+                         const std::set<std::string>& settings_files,
+                         std::vector<TensorToWrite> tensors, FolderWriter& writer) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(loaded.checkpoint.folder(), error))
-    if (is_companion(entry.path())) writer.copy_file(entry.path());
-  writer.write_text("config.json", to_json(config_to_write(loaded), 2) + "\n");
-  write_settings_files(loaded, writer);
+    if (is_companion(entry, settings_files)) writer.copy_file(entry.path());
+  writer.write_text("config.json", to_json(config_to_write(loaded, settings), 2) + "\n");
+  write_settings_files(loaded, settings, writer);
   writer.write_tensors(std::move(tensors));
   writer.commit();
 }
@@ -115,13 +114,15 @@ static void write_folder(const LoadedModel& loaded, std::vector<TensorToWrite> t
 void Host::save(const LoadedModel& loaded, const fs::path& folder,
                 const WriteOptions& options) const {
   // What does not fit is found before anything is made.
+  const Value settings = settings_to_write(loaded);
   auto tensors = tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint);
   FolderWriter writer(folder, options, {loaded.checkpoint.folder()});
-  write_folder(loaded, std::move(tensors), writer);
+  write_folder(loaded, settings, state_->settings_files(), std::move(tensors), writer);
 }
 
 void Host::save(const LoadedModel& loaded, FolderWriter& writer) const {
-  write_folder(loaded, tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint), writer);
+  write_folder(loaded, settings_to_write(loaded), state_->settings_files(),
+               tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint), writer);
 }
 
 }  // namespace graft

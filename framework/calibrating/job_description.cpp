@@ -16,6 +16,7 @@
 #include "graft/error.h"
 #include "graft/tensors.h"
 #include "kernels/cpu_level.h"
+#include "plugins/call.h"
 
 namespace graft {
 
@@ -47,13 +48,18 @@ Value describe_weights(const Checkpoint& checkpoint) {
   return out;
 }
 
-/// Rules decide the plan, so it says what they said.
+/// Rules decide the plan, so it says what they said: with all of a module's settings, of which the
+/// line for people has some only.
 std::string describe_plan(const Plan& plan) {
   std::string text;
-  for (const auto& entry : plan.entries)
-    if (entry.action != Action::keep)
-      text += entry.spec.path + '\0' + entry.plugin + '\0' + entry.replacement + '\0' +
-              entry.settings + '\n';
+  for (const auto& entry : plan.entries) {
+    if (entry.action == Action::keep) continue;
+    text += entry.spec.path + '\0' + entry.plugin + '\0' + entry.replacement + '\0';
+    if (entry.action == Action::quantize)
+      text += call_plugin(entry.plugin, entry.spec.path,
+                          [&] { return to_json(entry.quantizer->describe(*entry.config)); });
+    text += '\n';
+  }
   return std::to_string(plan.count(Action::quantize)) + " modules quantized, checksum " +
          checksum(text);
 }

@@ -11,6 +11,7 @@
 #include <unordered_set>
 
 #include "checkpoint/input_file.h"
+#include "checkpoint/model_files.h"
 #include "checkpoint/output_file.h"
 #include "checkpoint/output_lock.h"
 #include "checkpoint/safetensors_header.h"
@@ -130,6 +131,13 @@ void check_target(const fs::path& folder, bool overwrite, const std::vector<fs::
         .at(path_text(folder))
         .expected("config.json or a .safetensors file in a folder to overwrite")
         .hint("choose another one, or empty it yourself");
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_directory() && !is_module_folder(entry.path()))
+      throw Error(ErrorKind::usage, "the output folder holds more than a model")
+          .at(path_text(folder))
+          .expected("files of a model, which --overwrite removes")
+          .found("the folder " + quote(entry.path().filename().string()))
+          .hint("choose another one, or empty it yourself");
 }
 
 void rename_folder(const fs::path& from, const fs::path& to) {
@@ -350,15 +358,26 @@ void FolderWriter::write_text(std::string_view file_name, std::string_view text)
   });
 }
 
+static void copy_whole(const fs::path& from, const fs::path& to) {
+  const InputFile input(from);
+  OutputFile output(to);
+  copy(input, 0, output);
+  input.require_unchanged();
+  output.finish();
+}
+
 void FolderWriter::copy_file(const fs::path& from) {
   State& s = *state_;
   s.run([&] {
     check_file_name(from.filename().string());
-    const InputFile input(from);
-    OutputFile output(s.partial / from.filename());
-    copy(input, 0, output);
-    input.require_unchanged();
-    output.finish();
+    const fs::path to = s.partial / from.filename();
+    if (!fs::is_directory(from)) return copy_whole(from, to);
+    in_file_system([&] {
+      fs::create_directory(to);
+      for (const auto& entry : fs::directory_iterator(from))
+        if (entry.is_regular_file()) copy_whole(entry.path(), to / entry.path().filename());
+    });
+    sync_folder(to);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 
+#include "checkpoint/model_files.h"
 #include "cli/program.h"
 
 namespace graft::cli {
@@ -57,7 +58,7 @@ void repair(Program& program, const Arguments& given) {
   FolderWriter writer(given.output, write_options(program, given), {folder});
   std::int64_t repaired = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
+    if (!entry.is_regular_file() && !is_module_folder(entry.path())) continue;
     if (interrupted()) throw Error(ErrorKind::interrupted, "interrupted while files were copied");
     if (entry.path().extension() == ".safetensors")
       repaired += writer.copy_repaired(entry.path());

@@ -25,9 +25,13 @@ void add_globals(CLI::App& app, Globals& globals) {
       ->capture_default_str();
   app.add_option("--device", globals.device, "Where models run: cpu, cuda or cuda:N")
       ->capture_default_str();
-  app.add_option("--plugin", globals.plugin_files, "Load this plugin file too");
-  app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too");
-  app.add_option("--registry", globals.registry_files, "Rules that win over the installed ones");
+  // One value each time, or a verb behind it would be another.
+  app.add_option("--plugin", globals.plugin_files, "Load this plugin file too")
+      ->allow_extra_args(false);
+  app.add_option("--plugin-path", globals.plugin_paths, "Search this folder for plugins too")
+      ->allow_extra_args(false);
+  app.add_option("--registry", globals.registry_files, "Rules that win over the installed ones")
+      ->allow_extra_args(false);
   app.add_flag("--strict", globals.strict, "What is unknown, unmatched or unexpected is an error");
   app.add_option("--trust", globals.trust,
                  "Who wins when a model's settings contradict its tensors: label or data")

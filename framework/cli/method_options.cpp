@@ -136,7 +136,8 @@ Value MethodOptions::settings() const {
     if (!flags.erase(option.flag)) continue;
     const auto& words = given_.at(option.flag);
     const Value value = value_of(option, words);
-    const Value* meaning = value.is_string() ? option.meaning.find(value.as_string()) : nullptr;
+    const Value* meaning =
+        option.meaning.find(value.is_string() ? value.as_string() : to_json(value));
     if (!meaning) {
       settings.set(option.name, value);
       continue;

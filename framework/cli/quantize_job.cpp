@@ -273,7 +273,10 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
     return;
   }
   // Refuses early, and keeps others from the output and from the state beside it.
-  FolderWriter writer(output, write, {job.model});
+  std::vector<fs::path> inputs{job.model};
+  for (const auto& file : job.calibration) inputs.push_back(file.path);
+  if (!job.eval.empty()) inputs.push_back(job.eval);
+  FolderWriter writer(output, write, inputs);
   if (!resumes) {
     if (has_job_state(options.state.folder) && !job.overwrite)
       throw Error(ErrorKind::usage, "the job that was to make this output was interrupted")

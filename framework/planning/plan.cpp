@@ -92,6 +92,12 @@ void Plan::check(bool strict) const {
                                       " tensor(s) do not fit the model: " + list_of(mismatched))
         .hint(kOtherWeights);
   if (!refusal.empty()) throw Error(ErrorKind::model, refusal);
+  if (!unportable.empty())
+    throw Error(ErrorKind::usage,
+                unportable.front() +
+                    (unportable.size() > 1
+                         ? " (and " + std::to_string(unportable.size() - 1) + " modules more)"
+                         : ""));
   if (!strict) return;
   const std::string relax = "leave out --strict to go on without ";
   std::vector<std::string> dense;
@@ -158,6 +164,7 @@ Value Plan::to_value() const {
   out.set("unmatched", to_values(unmatched));
   out.set("notes", to_values(notes));
   out.set("doubts", to_values(doubts));
+  out.set("unportable", to_values(unportable));
   out.set("refusal", refusal.empty() ? Value() : Value(refusal));
   out.set("bytes_in_checkpoint", static_cast<std::int64_t>(bytes_in_checkpoint));
   out.set("bytes_unused", static_cast<std::int64_t>(bytes_unused));

@@ -10,6 +10,7 @@
 #include "host_state.h"
 #include "planning/source.h"
 #include "planning/tensor_planner.h"
+#include "planning/written_settings.h"
 #include "plugins/call.h"
 #include "registry/name_match.h"
 
@@ -69,6 +70,7 @@ class Planner {
                             " has quantized: this plan of a dense one cannot be carried out");
     if (request_.method.quantizer && plan_.count(Action::quantize) == 0)
       plan_.notes.push_back("no module is quantized");
+    if (request_.method.quantizer && !request_.pre_quantized) note_unwritable();
     // Where tensors are missing or do not fit, the plan is refused for that.
     const bool whole = plan_.missing.empty() && plan_.mismatched.empty();
     if (whole && plan_.bytes_taken() + plan_.bytes_unused != plan_.bytes_in_checkpoint)
@@ -173,26 +175,56 @@ class Planner {
         plan_.unmatched.push_back(std::move(text));
   }
 
+  template <class Call>
+  void note_unportable(const Call& check) {
+    try {
+      check();
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::usage) throw;
+      plan_.unportable.push_back(error.what());
+    }
+  }
+
+  /// Such a model can be run all the same.
+  void note_unwritable() {
+    try {
+      written_settings(plan_, *request_.method.config);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::usage) throw;
+      plan_.notes.push_back(std::string("cannot be saved: ") + error.what());
+    }
+  }
+
   std::string suggestion(const std::string& name) const {
     const auto near = nearest_names(name, paths_);
     return near.empty() ? "" : "; did you mean " + near + "?";
   }
   /// True when the module is to be replaced; else entry.reason says why not.
   bool decide(PlanEntry& entry, const nn::Block& block) {
+    const Decision decision = request_.registry->decide(
+        {request_.method.name, entry.spec.class_name, entry.spec.path, device_word()});
+    const auto dense_by = [&](PlanEntry::Dense why) {
+      entry.dense = decision.claims.empty() ? PlanEntry::Dense::unclaimed : why;
+    };
+    dense_by(PlanEntry::Dense::chosen);
     if (request_.predicate && !request_.predicate(entry.spec))
       return keep(entry, "left out by the caller");
     const bool by_tensors = request_.pre_quantized && source_.known();
     // Asked of every module, so that the list knows which of its entries matched.
     const auto skipped = skip_entry(entry.spec.path);
     if (const auto tied = tied_.find(entry.spec.path + ".weight"); tied != tied_.end()) {
-      if (by_tensors) refuse_quantized_alias(entry.spec, tied->second);
+      if (by_tensors && is_quantized(entry, decision)) refuse_quantized_alias(entry, tied->second);
+      dense_by(PlanEntry::Dense::usual);
       return keep(entry, "tied to " + tied->second);
     }
-    if (tied_owners_.contains(entry.spec.path + ".weight")) return keep(entry, "tied weight");
-    const Decision decision = request_.registry->decide(
-        {request_.method.name, entry.spec.class_name, entry.spec.path, device_word()});
-    if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision)))
+    if (tied_owners_.contains(entry.spec.path + ".weight")) {
+      dense_by(PlanEntry::Dense::usual);
+      return keep(entry, "tied weight");
+    }
+    if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision))) {
+      if (decision.rule->tier == Tier::installed) dense_by(PlanEntry::Dense::usual);
       return keep(entry, decision.reason);
+    }
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
     if (!by_tensors && skipped) return keep(entry, "skip list: " + quote(*skipped));
     if (decision.kind == Decision::Kind::replace)
@@ -274,7 +306,7 @@ class Planner {
       };
       const auto base =
           call([&] { return config_for(claim.plugin_id, *quantizer, decision.options); });
-      const auto config = call([&] { return base->for_module(entry.spec.path); });
+      const auto config = call([&] { return base->for_module(names_of(entry)); });
       if (by_tensors) {
         const auto present = call(
             [&] { return tensors_.presence(entry.spec, *quantizer, config ? *config : *base); });
@@ -296,6 +328,10 @@ class Planner {
         reasons += (reasons.empty() ? "" : "; ") + claim.plugin_id + ": " + support.reason;
         continue;
       }
+      if (!request_.pre_quantized)
+        note_unportable([&] {
+          call([&] { quantizer->require_portable(entry.spec, *settings); });
+        });
       entry.action = Action::quantize;
       entry.plugin = claim.plugin_id;
       entry.kernel = support.kernel;
@@ -331,7 +367,7 @@ class Planner {
     for (const auto& claim : decision.claims)
       if (const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name)) {
         const auto base = config_for(claim.plugin_id, *quantizer, decision.options);
-        const auto config = base->for_module(entry.spec.path);
+        const auto config = base->for_module(names_of(entry));
         if (tensors_.presence(entry.spec, *quantizer, config ? *config : *base) ==
             TensorPlanner::Presence::quantized)
           return true;
@@ -339,18 +375,18 @@ class Planner {
     return false;
   }
 
-  void refuse_quantized_alias(const ModuleSpec& spec, const std::string& owner) {
-    PlanEntry entry;
-    entry.spec = spec;
-    const Decision decision = request_.registry->decide(
-        {request_.method.name, spec.class_name, spec.path, device_word()});
-    if (is_quantized(entry, decision))
-      throw Error(ErrorKind::model,
-                  "the checkpoint has quantized tensors of a module whose weight "
-                  "the config ties to " +
-                      quote(owner))
-          .at(spec.path)
-          .hint("set tie_word_embeddings to false in config.json");
+  [[noreturn]] static void refuse_quantized_alias(const PlanEntry& entry,
+                                                  const std::string& owner) {
+    throw Error(ErrorKind::model,
+                "the checkpoint has quantized tensors of a module whose weight "
+                "the config ties to " +
+                    quote(owner))
+        .at(entry.spec.path)
+        .hint("set tie_word_embeddings to false in config.json");
+  }
+
+  std::vector<std::string> names_of(const PlanEntry& entry) const {
+    return spellings_of(entry.spec.path, model_);
   }
 
   static std::string some(const std::vector<std::string>& paths) {

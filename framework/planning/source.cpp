@@ -57,16 +57,20 @@ std::uint64_t Source::bytes_left() const {
 
 void Source::rest(std::vector<UnloadedTensor>& unloaded,
                   std::vector<std::string>& unexpected) const {
+  constexpr std::string_view kAll = ".*";
   std::vector<NamePattern> patterns;
   for (const auto& unused : unused_) patterns.emplace_back(unused.pattern);
   for (const auto& [name, info] : by_name_) {
     if (taken_.contains(info)) continue;
     std::size_t i = 0;
     while (i < patterns.size() && !patterns[i].matches(name)) ++i;
-    if (i < patterns.size())
-      unloaded.push_back({info->name, unused_[i].reason, unused_[i].carried});
-    else
+    if (i == patterns.size()) {
       unexpected.push_back(quote(info->name));
+      continue;
+    }
+    std::string part = unused_[i].pattern;
+    if (part.ends_with(kAll)) part.resize(part.size() - kAll.size());
+    unloaded.push_back({info->name, unused_[i].reason, unused_[i].carried, std::move(part)});
   }
   for (const auto* info : doubles_) unexpected.push_back(quote(info->name));
 }

@@ -6,6 +6,7 @@
 
 #include "cuda/fragments.h"
 #include "graft/error.h"
+#include "graft/module_rules.h"
 #include "kernels/cpu_level.h"
 #include "layouts.h"
 #include "linear.h"
@@ -49,6 +50,21 @@ QuantConfigPtr AwqQuantizer::parse(const Value& settings) const {
 }
 
 Value AwqQuantizer::describe(const QuantConfig& config) const { return own(config).describe(); }
+
+Value AwqQuantizer::describe_modules(const QuantConfig& config,
+                                     std::span<const PlannedModule> modules) const {
+  Value out = Quantizer::describe_modules(config, modules);
+  // Transformers, AutoAWQ and vLLM read the list, GPTQModel the rules, for modules in layers alone.
+  const auto list = skip_list(config.skip, modules, /*with_usual=*/false);
+  if (!list.empty()) out.set("modules_to_not_convert", Value::Array(list.begin(), list.end()));
+  Value dynamic(Value::Object{});
+  for (const auto& rule : name_rules(modules, [](const PlannedModule& module) {
+         return !module.config && !module.usual && in_a_layer(module) ? Value(false) : Value();
+       }))
+    dynamic.set("-:" + rule.pattern, Value(Value::Object{}));
+  if (!dynamic.as_object().empty()) out.set("dynamic", std::move(dynamic));
+  return out;
+}
 
 std::vector<OptionSpec> AwqQuantizer::options() const {
   using Type = OptionSpec::Type;
@@ -109,6 +125,10 @@ Support AwqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config
             : "cuda, a dense copy");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        " int4 panels");
+}
+
+void AwqQuantizer::require_portable(const ModuleSpec& spec, const QuantConfig& config) const {
+  require_whole_groups(spec, own(config).group_size, {16, 32, 64, 128});
 }
 
 std::string AwqQuantizer::replacement_class(const ModuleSpec&, const QuantConfig&) const {

@@ -9,6 +9,7 @@
 #include "feedback.h"
 #include "four_bit_panels.h"
 #include "graft/error.h"
+#include "graft/module_rules.h"
 #include "kernels/cpu_level.h"
 #include "linear4bit.h"
 #include "linear8bit.h"
@@ -86,6 +87,39 @@ QuantConfigPtr BnbQuantizer::parse(const Value& settings) const {
 }
 
 Value BnbQuantizer::describe(const QuantConfig& config) const { return own(config).describe(); }
+
+Value BnbQuantizer::describe_modules(const QuantConfig& config,
+                                     std::span<const PlannedModule> modules) const {
+  const auto is_head = [](const std::string& name) {
+    return name == "lm_head" || name.ends_with(".lm_head");
+  };
+  const auto& all = own(config);
+  bool other_than_usual = false;
+  for (const auto& module : modules) {
+    other_than_usual |= module.config ? is_head(module.names.front()) : !module.usual;
+    if (!module.config) continue;
+    // What kind of 4-bit weights they are, modules say for themselves.
+    BnbConfig alike = own(*module.config);
+    alike.type = all.type;
+    alike.double_quant = all.double_quant;
+    alike.source = all.source;
+    if (alike.describe() != all.describe())
+      throw Error(ErrorKind::usage,
+                  "files of bitsandbytes cannot say that a module has settings of its own, but for "
+                  "the type of 4-bit weights and double quantization")
+          .at(module.names.front())
+          .expected(to_json(all.describe()))
+          .found(to_json(own(*module.config).describe()))
+          .hint("leave out the options of the rule");
+  }
+  Value out = describe(config);
+  // Without a list readers leave the head dense on their own, with one they do not.
+  if (other_than_usual) {
+    const auto list = skip_list(config.skip, modules, /*with_usual=*/true);
+    out.set("llm_int8_skip_modules", Value::Array(list.begin(), list.end()));
+  }
+  return out;
+}
 
 std::vector<OptionSpec> BnbQuantizer::options() const {
   using Type = OptionSpec::Type;

@@ -10,6 +10,8 @@ class BnbQuantizer : public Quantizer {
   int recognises(const Value& settings) const override;
   QuantConfigPtr parse(const Value& settings) const override;
   Value describe(const QuantConfig& config) const override;
+  Value describe_modules(const QuantConfig& config,
+                         std::span<const PlannedModule> modules) const override;
   std::vector<OptionSpec> options() const override;
   std::vector<std::string> formats() const override;
   QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const override;

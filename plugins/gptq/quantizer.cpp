@@ -6,6 +6,7 @@
 #include "cuda/fragments.h"
 #include "findings.h"
 #include "graft/error.h"
+#include "graft/module_rules.h"
 #include "kernels/cpu_level.h"
 #include "kernels/format.h"
 #include "linear.h"
@@ -35,6 +36,11 @@ QuantConfigPtr GptqQuantizer::parse(const Value& settings) const {
 
 Value GptqQuantizer::describe(const QuantConfig& config) const { return own(config).describe(); }
 
+Value GptqQuantizer::describe_modules(const QuantConfig& config,
+                                      std::span<const PlannedModule> modules) const {
+  return own(config).describe_modules(modules);
+}
+
 std::vector<OptionSpec> GptqQuantizer::options() const {
   using Type = OptionSpec::Type;
   return {
@@ -59,7 +65,15 @@ std::vector<OptionSpec> GptqQuantizer::options() const {
        "Group inputs by falling activation: better, slower",
        {},
        {}},
-      {"zero_point", "--asym", Type::boolean, false, "Zero points of their own", {}, {}},
+      {"zero_point",
+       "--asym",
+       Type::boolean,
+       false,
+       "Zero points of their own; in the format gptq_v2 unless --format says otherwise",
+       {},
+       // GPTQModel refuses asymmetric files in v1 that it did not write.
+       Value(Value::Object{
+           {"true", Value(Value::Object{{"zero_point", true}, {"checkpoint_format", "gptq_v2"}})}})},
       {"damp_percent",
        "--damp",
        Type::number,
@@ -131,6 +145,20 @@ Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& confi
                              : "cuda, a dense copy");
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        (own(config).bits == 8 ? " int8 panels" : " int4 panels"));
+}
+
+void GptqQuantizer::require_portable(const ModuleSpec& spec, const QuantConfig& config) const {
+  const auto& c = own(config);
+  require_whole_groups(spec, c.group_size, {16, 32, 64, 128, 256, 512, 1024});
+  const std::int64_t in_a_word = c.bits == 3 ? 32 : 32 / c.bits;
+  if (spec.in_features % in_a_word || spec.out_features % in_a_word)
+    throw Error(ErrorKind::usage, "codes of " + std::to_string(c.bits) +
+                                      " bits do not fill whole words, which other readers of gptq "
+                                      "do not load")
+        .expected("inputs and outputs that are multiples of " + std::to_string(in_a_word))
+        .found(std::to_string(spec.in_features) + " inputs, " + std::to_string(spec.out_features) +
+               " outputs")
+        .hint("leave the module dense: --skip, or a rule that keeps it");
 }
 
 std::string GptqQuantizer::replacement_class(const ModuleSpec&, const QuantConfig&) const {

@@ -10,6 +10,8 @@ class GptqQuantizer : public Quantizer {
   int recognises(const Value& settings) const override;
   QuantConfigPtr parse(const Value& settings) const override;
   Value describe(const QuantConfig& config) const override;
+  Value describe_modules(const QuantConfig& config,
+                         std::span<const PlannedModule> modules) const override;
   std::vector<OptionSpec> options() const override;
   std::vector<std::string> settings_files() const override;
   std::vector<std::string> formats() const override;
@@ -18,6 +20,7 @@ class GptqQuantizer : public Quantizer {
                   const std::vector<std::pair<std::string, int>>& modules) const override;
   bool pre_quantized_by_default() const override { return true; }
   Support supports(const ModuleSpec& spec, const QuantConfig& config) const override;
+  void require_portable(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::string replacement_class(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::vector<TensorSpec> tensors(const ModuleSpec& spec, const QuantConfig& config) const override;
   std::shared_ptr<const Findings> examine(const ModuleSpec& spec, const QuantConfig& config,

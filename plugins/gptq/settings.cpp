@@ -5,6 +5,7 @@
 #include <set>
 
 #include "graft/error.h"
+#include "graft/module_rules.h"
 
 namespace graft::gptq {
 namespace {
@@ -126,6 +127,34 @@ std::vector<std::string> read_in_block(const Value& settings) {
   return out;
 }
 
+bool is_head(const std::string& name) { return name == "lm_head" || name.ends_with(".lm_head"); }
+
+/// modules_in_block_to_quantize: ends of the names of all that is quantized and of nothing else.
+Value names_in_block(std::span<const PlannedModule> modules) {
+  std::set<std::string> with_dense;  // families
+  std::vector<std::string> dense;
+  for (const auto& module : modules)
+    if (!module.config) {
+      with_dense.insert(family_of(module.names.front()));
+      dense.push_back(module.names.front());
+    }
+  Value::Array names;
+  std::set<std::string> seen;
+  for (const auto& module : modules) {
+    if (!module.config || !in_a_layer(module)) continue;
+    std::string name = module.names.front();
+    const std::string family = family_of(name);
+    const std::string end = family.substr(family.rfind(".#.") + 3);
+    const bool ends_apart = std::none_of(dense.begin(), dense.end(), [&](const std::string& other) {
+      return other.ends_with(end);
+    });
+    if (!with_dense.contains(family) && end.find('#') == std::string::npos && ends_apart)
+      name = end;
+    if (seen.insert(name).second) names.emplace_back(std::move(name));
+  }
+  return Value(Value::Array{Value(std::move(names))});
+}
+
 const std::set<std::string_view>& known_fields() {
   static const std::set<std::string_view> kKnown{
       // Read.
@@ -206,23 +235,34 @@ void GptqConfig::apply(const Value& overrides) {
     if (!(*pack == Value("int32"))) throw wrong("pack_dtype", "int32", *pack);
 }
 
-std::shared_ptr<const QuantConfig> GptqConfig::for_module(const std::string& path) const {
-  for (const auto& rule : dynamic_) {
-    if (!rule.name.match_start(path)) continue;
-    if (rule.skip) return nullptr;
-    if (!rule.overrides.is_object() || rule.overrides.as_object().empty())
+const GptqConfig::Rule* GptqConfig::rule_for(std::span<const std::string> names) const {
+  for (const auto& rule : dynamic_)
+    for (const auto& name : names)
+      if (rule.name.match_start(name)) return &rule;
+  return nullptr;
+}
+
+bool GptqConfig::in_block(std::span<const std::string> names) const {
+  if (in_block_.empty()) return true;
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    if (is_head(name)) return true;
+    return (block_.empty() || name.starts_with(block_)) &&
+           std::any_of(in_block_.begin(), in_block_.end(),
+                       [&](const auto& end) { return name.ends_with(end); });
+  });
+}
+
+std::shared_ptr<const QuantConfig> GptqConfig::for_module(
+    std::span<const std::string> names) const {
+  if (const Rule* rule = rule_for(names)) {
+    if (rule->skip) return nullptr;
+    if (!rule->overrides.is_object() || rule->overrides.as_object().empty())
       return shared_from_this();
     auto variant = std::make_shared<GptqConfig>(*this);
-    variant->apply(rule.overrides);
+    variant->apply(rule->overrides);
     return variant;
   }
-  if (!in_block_.empty() && path != "lm_head") {
-    const bool inside = block_.empty() || path.starts_with(block_);
-    const bool named = std::any_of(in_block_.begin(), in_block_.end(),
-                                   [&](const auto& end) { return path.ends_with(end); });
-    if (!inside || !named) return nullptr;
-  }
-  return shared_from_this();
+  return in_block(names) ? shared_from_this() : nullptr;
 }
 
 std::shared_ptr<const GptqConfig> GptqConfig::with_format(Format other) const {
@@ -247,6 +287,61 @@ Value GptqConfig::describe() const {
   if (!out.find("group_size")) out.set("group_size", group_size);
   if (!out.find("sym")) out.set("sym", sym);  // other readers take it for true where it is absent
   if (!out.find("desc_act")) out.set("desc_act", desc_act);
+  return out;
+}
+
+Value GptqConfig::rule_wanted(const PlannedModule& module) const {
+  const Rule* rule = rule_for(module.names);
+  if (!module.config) {
+    const bool known = module.usual || !in_a_layer(module) || (rule && rule->skip);
+    return known ? Value() : Value(false);
+  }
+  const auto& wanted = dynamic_cast<const GptqConfig&>(*module.config);
+  if (wanted.format != format)
+    throw Error(ErrorKind::usage, "a file has one format of zero points")
+        .at(module.names.front())
+        .expected(word(format))
+        .found(word(wanted.format))
+        .hint("leave checkpoint_format out of the options of the rule");
+  GptqConfig said = *this;
+  if (rule) said.apply(rule->overrides);
+  const auto same = [&](const GptqConfig& other) {
+    return wanted.bits == other.bits && wanted.group_size == other.group_size &&
+           wanted.sym == other.sym && wanted.desc_act == other.desc_act;
+  };
+  if (same(said) && !(rule && rule->skip)) return {};
+  Value own(Value::Object{});
+  if (wanted.bits != bits) own.set("bits", wanted.bits);
+  if (wanted.group_size != group_size) own.set("group_size", wanted.group_size);
+  if (wanted.sym != sym) own.set("sym", wanted.sym);
+  if (wanted.desc_act != desc_act) own.set("desc_act", wanted.desc_act);
+  return own;
+}
+
+Value GptqConfig::describe_modules(std::span<const PlannedModule> modules) const {
+  Value out = describe();
+  const auto rules =
+      name_rules(modules, [&](const PlannedModule& module) { return rule_wanted(module); });
+  if (!rules.empty()) {
+    // Matched from the start alone, and the first that matches decides.
+    Value all(Value::Object{});
+    for (const auto& rule : rules)
+      all.set((rule.what.is_bool() ? "-:" : "+:") + rule.pattern,
+              rule.what.is_bool() ? Value(Value::Object{}) : rule.what);
+    if (const Value* given = out.find("dynamic"))
+      for (const auto& [key, overrides] : given->as_object())
+        if (!all.find(key)) all.set(key, overrides);
+    out.set("dynamic", std::move(all));
+  }
+  bool dense = false, right = !in_block_.empty();
+  for (const auto& module : modules) {
+    if (module.config && is_head(module.names.front())) out.set("lm_head", true);
+    if (!in_a_layer(module) || module.usual) continue;
+    dense |= !module.config;
+    right = right && in_block({module.names.data(), 1}) == (module.config != nullptr);
+  }
+  if ((dense || !in_block_.empty()) && !right)
+    out.set("modules_in_block_to_quantize", names_in_block(modules));
   return out;
 }
 

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,9 +22,13 @@ class GptqConfig : public QuantConfig {
   static std::shared_ptr<const GptqConfig> parse(const Value& settings);
   /// The settings as they came, with what changed since; all fields when graft made them.
   Value describe() const;
+  /// With `dynamic` for GPTQModel and vLLM and modules_in_block_to_quantize for Transformers, where
+  /// they are needed. Throws Error(usage) for modules in another format of zero points.
+  Value describe_modules(std::span<const PlannedModule> modules) const;
   std::string summary() const override;
   /// `dynamic`, the block and the list of modules in it.
-  std::shared_ptr<const QuantConfig> for_module(const std::string& path) const override;
+  std::shared_ptr<const QuantConfig> for_module(
+      std::span<const std::string> names) const override;
 
   /// checkpoint_format: how zero points are written.
   enum class Format { v1, v2 };
@@ -58,6 +63,13 @@ class GptqConfig : public QuantConfig {
     Value overrides;
   };
   void apply(const Value& overrides);
+  /// The first rule of `dynamic` that matches, or nullptr.
+  const Rule* rule_for(std::span<const std::string> names) const;
+  /// Whether block_name_to_quantize and modules_in_block_to_quantize have the module quantized.
+  bool in_block(std::span<const std::string> names) const;
+  /// What a rule of `dynamic` has to say of the module: false that it stays dense, an object of
+  /// what it has of its own; null where nothing needs saying.
+  Value rule_wanted(const PlannedModule& module) const;
 
   std::vector<Rule> dynamic_;          ///< the first that matches decides
   std::string block_;                  ///< prefix of the decoder layers; empty: any

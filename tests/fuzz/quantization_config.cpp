@@ -15,7 +15,8 @@ void read(const Value& settings) {
   accepts([&] {
     const auto config = Config::parse(settings);
     require(!config->summary().empty());
-    config->for_module("model.layers.0.mlp.down_proj");
+    const std::vector<std::string> names{"model.layers.0.mlp.down_proj"};
+    config->for_module(names);
     const Value written = config->describe();
     require(accepts([&] { Config::parse(written); }), to_json(written));
   });

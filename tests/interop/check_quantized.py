@@ -1,9 +1,10 @@
-"""Folders that graft quantized with calibration text, loaded by the peers: check_quantized.py GRAFT FOLDER.
+"""Folders that graft quantized, loaded by the peers: check_quantized.py GRAFT FOLDER.
 
 FOLDER is a dense one of tests/golden whose in_features are multiples of 64: of others the kernel of
-bitsandbytes for CPUs with AVX-512 dequantizes nonsense. GPTQ folders are loaded by Transformers with
-optimum and GPTQModel, AWQ folders and those with bits for modules by GPTQModel, 4-bit folders of
-bitsandbytes by Transformers; logits are compared with graft's float32 ones.
+bitsandbytes for CPUs with AVX-512 dequantizes nonsense. Logits are compared with graft's float32
+ones. GPTQ folders are loaded by Transformers with optimum and by GPTQModel, but for those with bits
+of their own for modules, which Transformers does not know; AWQ folders by both, 4-bit folders of
+bitsandbytes by Transformers.
 """
 import json
 import os
@@ -17,7 +18,7 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # compiling the peer's kernel
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPTQConfig
+from transformers import AutoModelForCausalLM, AwqConfig, GPTQConfig
 
 TOLERANCE = 1e-3
 TOLERANCE_HALF = 5e-3  # of the largest logit, where the peer multiplies in half precision
@@ -29,6 +30,12 @@ def by_transformers_gptq(folder):
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, device_map="cpu",
         quantization_config=GPTQConfig(bits=4, backend="torch"))
+
+
+def by_transformers_awq(folder):
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float16, device_map="cpu",
+        quantization_config=AwqConfig(backend="torch_awq"))
 
 
 def by_gptqmodel(folder):
@@ -46,19 +53,42 @@ def by_transformers(folder):
 
 
 GPTQ = ["--method", "gptq", "--group-size", "32"]
-CASES = {
-    "gptq 4 bits": (GPTQ, by_transformers_gptq),
-    "gptq v2": ([*GPTQ, "--format", "gptq_v2"], by_transformers_gptq),
-    "gptq asym": ([*GPTQ, "--asym"], by_transformers_gptq),
-    "gptq act-order": ([*GPTQ, "--desc-act"], by_transformers_gptq),
-    "gptq 8 bits": ([*GPTQ, "--bits", "8"], by_transformers_gptq),
-    "gptq, bits for modules": ([*GPTQ, "--bits", "auto", "--target-bpw", "4.4"], by_gptqmodel),
-    "awq": (["--method", "awq", "--group-size", "32"], by_gptqmodel),
-    "gptq, polished": ([*GPTQ, "--polish", "20"], by_transformers_gptq),
-    "awq, polished": (["--method", "awq", "--group-size", "32", "--polish", "20"], by_gptqmodel),
-    "nf4": (["--method", "bitsandbytes"], by_transformers),
-    "fp4, double quantization": (["--method", "bitsandbytes", "--quant-type", "fp4",
-                                  "--double-quant"], by_transformers),
+AWQ = ["--method", "awq", "--group-size", "32"]
+BNB = ["--method", "bitsandbytes"]
+GPTQ_READERS = [by_transformers_gptq, by_gptqmodel]
+AWQ_READERS = [by_transformers_awq, by_gptqmodel]
+KEEP = '{class: Linear, methods: "*", match: "*.0.self_attn.v_proj", keep: "by a rule"}'
+EIGHT = ('{class: Linear, methods: [gptq], match: "*.down_proj", '
+         'options: {bits: 8, group_size: 64}}')
+DOUBLE = ('{class: Linear, methods: [bitsandbytes], match: "*.down_proj", '
+          'options: {bnb_4bit_quant_type: fp4, bnb_4bit_use_double_quant: true}}')
+CASES = {  # arguments, readers and a rule of the registry
+    "gptq 4 bits": (GPTQ, GPTQ_READERS),
+    "gptq v2": ([*GPTQ, "--format", "gptq_v2"], GPTQ_READERS),
+    "gptq asym": ([*GPTQ, "--asym"], GPTQ_READERS),
+    "gptq asym, v1": ([*GPTQ, "--asym", "--format", "gptq"], [by_transformers_gptq]),
+    "gptq act-order": ([*GPTQ, "--desc-act"], GPTQ_READERS),
+    "gptq 8 bits": ([*GPTQ, "--bits", "8"], GPTQ_READERS),
+    "gptq, bits for modules": ([*GPTQ, "--bits", "auto", "--target-bpw", "4.4"], [by_gptqmodel]),
+    "gptq, polished": ([*GPTQ, "--polish", "20"], GPTQ_READERS),
+    "gptq, modules skipped": ([*GPTQ, "--skip", "o_proj"], GPTQ_READERS),
+    "gptq, a layer skipped": ([*GPTQ, "--skip", "model.layers.1"], GPTQ_READERS),
+    "gptq, a module kept": (GPTQ, GPTQ_READERS, KEEP),
+    "gptq, options for modules": (GPTQ, [by_gptqmodel], EIGHT),
+    "awq": (AWQ, AWQ_READERS),
+    "awq, polished": ([*AWQ, "--polish", "20"], AWQ_READERS),
+    "awq, modules skipped": ([*AWQ, "--skip", "up_proj"], AWQ_READERS),
+    "awq, a layer skipped": ([*AWQ, "--skip", "model.layers.1"], AWQ_READERS),
+    "awq, a module kept": (AWQ, AWQ_READERS, KEEP),
+    "nf4": (BNB, [by_transformers]),
+    "nf4, modules skipped": ([*BNB, "--skip", "o_proj"], [by_transformers]),
+    "nf4, a layer skipped": ([*BNB, "--skip", "model.layers.1"], [by_transformers]),
+    "nf4, a module kept": (BNB, [by_transformers], KEEP),
+    "nf4, options for modules": (BNB, [by_transformers], DOUBLE),
+    "fp4, double quantization": ([*BNB, "--quant-type", "fp4", "--double-quant"],
+                                 [by_transformers]),
+    "int8, modules skipped": ([*BNB, "--quant-type", "int8", "--skip", "o_proj"],
+                              [by_transformers]),
 }
 
 failed = 0
@@ -72,20 +102,32 @@ with tempfile.TemporaryDirectory() as name:
     ids = torch.randint(vocabulary, (64, 48))
     save_file({"input_ids": ids}, temporary / "text.safetensors")
     save_file({"input_ids": ids[:2, :12].clone()}, temporary / "ids.safetensors")
-    for case, (arguments, load) in CASES.items():
+    for case, (arguments, readers, *rules) in CASES.items():
         folder = temporary / "quantized"
-        subprocess.run([graft, "-q", "quantize", source, folder, "--calibration",
-                        temporary / "text.safetensors", *arguments], check=True)
+        registry = temporary / "rules.yaml"
+        registry.write_text("graft: 1\npatches: [" + ", ".join(rules) + "]\n")
+        given = [f"--registry={registry}"] if rules else []
+        int8 = "int8" in arguments
+        calibration = [] if int8 else ["--calibration", temporary / "text.safetensors"]
+        subprocess.run([graft, "-q", *given, "quantize", source, folder,
+                        *calibration, *arguments], check=True)
         subprocess.run([graft, "-q", "forward", folder, "--dtype", "float32", "--input",
-                        temporary / "ids.safetensors", "--output", temporary / "logits.safetensors"],
-                       check=True)
+                        temporary / "ids.safetensors", "--output", temporary / "logits.safetensors",
+                        *(["--int8-forward", "dequant"] if int8 else [])], check=True)
         ours = load_file(temporary / "logits.safetensors")["logits"]
-        with torch.no_grad():
-            theirs = load(folder).eval()(ids[:2, :12]).logits.float()
-        worst = (ours - theirs).abs().max().item()
-        print(f"{case} ({load.__name__}): largest difference {worst:.2e} of {ours.abs().max():.2f}",
-              flush=True)
-        most = TOLERANCE_HALF * ours.abs().max() if load is by_gptqmodel else TOLERANCE
-        failed += not worst <= most
+        for load in readers:
+            try:
+                with torch.no_grad():
+                    theirs = load(folder).eval()(ids[:2, :12]).logits.float()
+            except Exception as error:  # the others go on
+                print(f"{case} ({load.__name__}): FAILED: {type(error).__name__}: {error}", flush=True)
+                failed += 1
+                continue
+            worst = (ours - theirs).abs().max().item()
+            half = load in (by_gptqmodel, by_transformers_awq)
+            most = TOLERANCE_HALF * ours.abs().max() if half else TOLERANCE
+            failed += not worst <= most
+            print(f"{case} ({load.__name__}): largest difference {worst:.2e} of "
+                  f"{ours.abs().max():.2f}{'' if worst <= most else ' FAILED'}", flush=True)
         shutil.rmtree(folder)
 sys.exit(f"{failed} comparisons failed" if failed else 0)

@@ -91,6 +91,10 @@ with tempfile.TemporaryDirectory() as name:
                    ids, "--samples", "3")
     report = json.loads((here / "graft-report.json").read_text())["calibration"]
     assert report["file"].startswith("reference.safetensors ("), report
+    shutil.copy(ids, here / "ids.safetensors")
+    run("quantize", dense, here, *gptq, "--calibration", here / "ids.safetensors", "--overwrite",
+        code=1, says="output and input lie in each other")
+    assert (here / "ids.safetensors").exists()
     shutil.rmtree(here)
     made = as_json("quantize", dense, here, *gptq, "--calibration", ids, "--samples", "1")
     groups = made["calibration"]["groups"]

@@ -75,7 +75,7 @@ with tempfile.TemporaryDirectory() as name:
 
     # Options of a method that several plugins serve.
     special = ["--plugin-path", plugins / "special"]
-    run("plan", dense, "--method", "gptq", "--bits", "8", *special)
+    run("plan", dense, "--method", "gptq", "--group-size", "32", "--bits", "8", *special)
     run("plan", dense, "--method", "gptq", "--bits", "9", *special, code=1, says="--bits")
 
     for name, ids, says in (("ids", {"input_ids": [1, 100000]}, "not in the model's vocabulary"),
@@ -97,7 +97,8 @@ with tempfile.TemporaryDirectory() as name:
             says=says)
     (temporary / "escape.yaml").write_text(
         'graft: 1\npatches:\n  - {class: Linear, methods: [gptq], match: "*.up_proj", keep: "\\e[2Jevil"}\n')
-    kept = run("plan", dense, "--method", "gptq", "--registry", temporary / "escape.yaml", out="evil")
+    kept = run("plan", dense, "--method", "gptq", "--group-size", "32", "--registry",
+               temporary / "escape.yaml", out="evil")
     told = run("registry", "explain", dense, "model.layers.0.mlp.up_proj", "--method", "gptq",
                "--registry", temporary / "escape.yaml", out="evil")
     assert "\x1b" not in kept.stdout + told.stdout
@@ -190,6 +191,9 @@ with tempfile.TemporaryDirectory() as name:
         out="rules.yaml:2:1: unknown key 'patchs'; did you mean 'patches'?")
     run("registry", "list", "--registry", rules, "--strict", code=3, says="unknown key 'patchs'")
     run("plan", dense, "--registry", temporary / "absent", code=3, says="no such registry file")
+    rules.write_text("graft: 1\npatches: []\n")
+    for words in (["--registry", rules], [f"--registry={rules}"]):  # the verb is no second value
+        run(*words, "plan", dense, out="up_proj")
 
     # the verdicts on plugins
     listed = as_json("plugins", "list", "--plugin-path", plugins / "null_entry", *rows)

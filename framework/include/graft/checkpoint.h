@@ -117,7 +117,7 @@ class GRAFT_API FolderWriter {
   void write_tensors(std::vector<TensorToWrite> tensors);
   /// One file of the folder, under a name without folders.
   void write_text(std::string_view file_name, std::string_view text);
-  /// A copy of the file (what a symbolic link leads to) under its own name.
+  /// A copy of the file (or link's target), or of a folder's files, under its own name.
   void copy_file(const std::filesystem::path& from);
   /// The same of a safetensors file, with spaces where its header is padded with zeros; whether it
   /// was. Throws Error(model) when it would still not be valid.

@@ -84,7 +84,9 @@ struct LoadedModel {
   Plan plan;
   Checkpoint checkpoint;                   ///< where it came from
   QuantConfigPtr config;                   ///< of the method; nullptr when nothing is quantized
-  Value quantization_config;               ///< to write; null when nothing is quantized
+  /// The method's settings; null when nothing is quantized. save() adds what the plan decided for
+  /// single modules.
+  Value quantization_config;
   std::vector<GroupReport> calibration{};  ///< what calibration did; empty: there was none
   std::vector<LayerReport> polished{};     ///< the same of polishing
 };

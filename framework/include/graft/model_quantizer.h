@@ -93,7 +93,7 @@ class GRAFT_API ModelQuantizer {
   void dequantize(const std::shared_ptr<nn::Block>& model);
   /// The settings, as settled.
   const QuantConfigPtr& config() const;
-  /// The quantization_config to write.
+  /// The method's quantization_config. Host::save adds what the plan decided for single modules.
   Value describe() const;
 
  private:

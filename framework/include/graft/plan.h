@@ -42,6 +42,7 @@ struct UnloadedTensor {
   std::string source;  ///< name in the checkpoint
   std::string reason;
   bool carried = false;  ///< saving writes it again as it is
+  std::string part;      ///< the part of the checkpoint's model it belongs to: "vision_tower"
 };
 
 /// What becomes of one module that owns parameters.
@@ -57,6 +58,13 @@ struct PlanEntry {
   std::string kernel;
   std::string source_path;  ///< how the checkpoint spells the module; empty: as spec.path
   bool unsupported = false;  ///< kept although claimed: no plugin supports it, see reason
+  /// Why a module is kept that a plugin of the method could have replaced.
+  enum class Dense {
+    unclaimed,  ///< no plugin could
+    usual,      ///< as all readers have it: tied weights, the rules that come with graft
+    chosen,     ///< by a skip list, another rule or the caller, or for want of support
+  };
+  Dense dense = Dense::unclaimed;  ///< of kept modules
   std::vector<PlannedTensor> tensors;
   std::vector<nn::TensorPart> parts;  ///< restructure: where the new tensors' values are
   std::uint64_t bytes_before = 0;     ///< dense, in the plan's dtype
@@ -85,6 +93,8 @@ struct GRAFT_API Plan {
   std::vector<std::string> unmatched;   ///< patterns that matched no module: skip lists, rules
   std::vector<std::string> notes;       ///< what is odd but harmless, for people
   std::vector<std::string> doubts;      ///< warnings that `strict` makes errors of
+  /// Of each module that is to be quantized into what other readers would not load, why.
+  std::vector<std::string> unportable;
   std::string refusal;  ///< what contradicts the settings in the tensors; empty: nothing was found
   std::uint64_t bytes_in_checkpoint = 0;  ///< of all its tensors; 0 without one
   /// Of tensors that no entry takes: those not loaded, the unexpected ones, copies of tied ones.
@@ -99,8 +109,8 @@ struct GRAFT_API Plan {
   /// Bytes of the checkpoint that entries take.
   std::uint64_t bytes_taken() const;
 
-  /// Throws Error(model) listing what is missing, mismatched or contradictory; under `strict` also
-  /// for what is doubtful, and Error(coverage) for what is unexpected, unmatched or left dense for
+  /// Throws Error(model) listing what is missing, mismatched or contradictory, and Error(usage) for
+  /// what is unportable; under `strict` also for what is doubtful, and Error(coverage) for what is unexpected, unmatched or left dense for
   /// want of support.
   void check(bool strict) const;
   /// Stable keys, docs/cli.md.

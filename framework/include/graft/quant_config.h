@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,8 @@ class GRAFT_API QuantConfig : public std::enable_shared_from_this<QuantConfig> {
   virtual std::string summary() const = 0;
 
   /// The settings of one module: this, a variant of it, or nullptr when the settings themselves
-  /// leave the module dense.
-  virtual std::shared_ptr<const QuantConfig> for_module(const std::string& path) const;
+  /// leave the module dense. `names` are its path in the model, then what checkpoints may call it.
+  virtual std::shared_ptr<const QuantConfig> for_module(std::span<const std::string> names) const;
 
   /// Modules that the settings keep dense, matched as formats.md 5.4 says; added to the defaults.
   std::vector<std::string> skip;

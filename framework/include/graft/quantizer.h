@@ -62,6 +62,13 @@ struct Examined {
   std::shared_ptr<const Findings> findings;
 };
 
+/// What a plan made of one dense module that a plugin of the method could have replaced.
+struct PlannedModule {
+  std::vector<std::string> names;  ///< its path in the model, then as its checkpoint spells it
+  QuantConfigPtr config;           ///< null: it stays dense
+  bool usual = false;  ///< dense as every reader of the method has it on its own: PlanEntry::Dense
+};
+
 /// What holds for a checkpoint after its tensors were looked at.
 struct Settled {
   QuantConfigPtr config;                ///< of the model, for describe()
@@ -80,7 +87,7 @@ struct OptionSpec {
   std::string help;
   std::vector<std::string> choices;  ///< empty: free
   /// Settings that a choice stands for, when it is no plain field: {"int8": {"load_in_8bit":
-  /// true}}.
+  /// true}}. Options that come later win over them.
   Value meaning;
   /// Says how to run a quantized model, not what it is: may be given beside the model's settings.
   bool for_loading = false;
@@ -151,6 +158,13 @@ class GRAFT_API Quantizer {
   /// The quantization_config object to write for `config`.
   virtual Value describe(const QuantConfig& config) const = 0;
 
+  /// describe(config) of a model that was quantized here, with what `modules` say beyond it: which
+  /// of them stay dense, which have settings of their own, as other readers of the method need to
+  /// be told. Throws Error(usage) where the method's files have no way to say it. The default adds
+  /// nothing, and throws when modules are quantized with settings that differ from for_module().
+  virtual Value describe_modules(const QuantConfig& config,
+                                 std::span<const PlannedModule> modules) const;
+
   virtual std::vector<OptionSpec> options() const = 0;
 
   /// Files beside config.json that hold the settings too, or alone in old folders: read when
@@ -176,6 +190,10 @@ class GRAFT_API Quantizer {
   virtual CalibrationUse calibration(const QuantConfig& config) const;
 
   virtual Support supports(const ModuleSpec& spec, const QuantConfig& config) const = 0;
+
+  /// Throws Error(usage) when other readers of the method do not load what quantize() would make of
+  /// a dense module with these settings: groups that its inputs are no multiple of.
+  virtual void require_portable(const ModuleSpec& spec, const QuantConfig& config) const;
 
   /// The class that build() makes, as its ecosystem names it: "QuantLinear".
   virtual std::string replacement_class(const ModuleSpec& spec,
@@ -237,6 +255,6 @@ class GRAFT_API Quantizer {
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.
-inline constexpr const char* kQuantizerInterface = "graft.quantizer/5";
+inline constexpr const char* kQuantizerInterface = "graft.quantizer/6";
 
 }  // namespace graft

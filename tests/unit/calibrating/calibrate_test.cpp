@@ -193,8 +193,10 @@ TEST_CASE("the same text gives the same bytes for any number of threads") {
 TEST_CASE("every architecture can be calibrated, saved, and loaded again as the same model") {
   for (const auto& entry : fs::directory_iterator(kGolden / "arch")) {
     if (!fs::exists(entry.path() / "config.json")) continue;
-    for (const char* settings : {R"({"quant_method": "gptq", "bits": 4, "group_size": 16})",
+    for (std::string settings : {R"({"quant_method": "gptq", "bits": 4, "group_size": 16})",
                                  R"({"quant_method": "awq", "bits": 4, "group_size": 16})"}) {
+      if (entry.path().filename() == "deepseek_v3")  // 24 inputs of q_b_proj are no whole groups
+        settings.replace(settings.rfind("16"), 2, "-1");
       CAPTURE(entry.path().string());
       CAPTURE(settings);
       const auto loaded = calibrated(entry.path(), settings, random_ids(entry.path(), 2, 8));

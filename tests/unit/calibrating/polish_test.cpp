@@ -153,8 +153,12 @@ TEST_CASE("polishing brings the layers of every architecture nearer to the dense
   for (const auto& folder : fs::directory_iterator(kGolden / "arch")) {
     if (!folder.is_directory()) continue;
     CAPTURE(folder.path().filename().string());
-    known.insert(folder.path().filename().string());
-    const auto loaded = polished(folder.path(), kGptq, 20);
+    const std::string name = folder.path().filename().string();
+    known.insert(name);
+    // Of deepseek_v3's 24 inputs and outputs neither groups of 32 nor words of 3 bits become whole.
+    const auto loaded =
+        polished(folder.path(),
+                 name == "deepseek_v3" ? R"({"quant_method": "gptq", "group_size": -1})" : kGptq, 20);
     CHECK(!loaded.polished.empty());
     std::set<std::string> modules;
     for (const auto& layer : loaded.polished) {

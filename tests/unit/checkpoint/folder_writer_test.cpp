@@ -163,6 +163,33 @@ TEST_CASE("an empty folder is taken, a folder of something else is never overwri
   CHECK(contains(refused(ErrorKind::usage, ""), "the output folder needs a name"));
 }
 
+TEST_CASE("a folder with more than a model in it is never overwritten, one with its modules is") {
+  const TemporaryFolder temporary;
+  WriteOptions overwrite;
+  overwrite.overwrite = true;
+  temporary.write("project/config.json", "{}");
+  temporary.write("project/src/main.js", "1");
+  const auto text = refused(ErrorKind::usage, temporary.path() / "project", overwrite);
+  CHECK(contains(text, "holds more than a model"));
+  CHECK(contains(text, "found the folder 'src'"));
+  CHECK(fs::exists(temporary.path() / "project/src/main.js"));
+  temporary.write("encoder/config.json", "{}");
+  temporary.write("encoder/1_Pooling/config.json", "{}");
+  write_model(temporary.path() / "encoder", '1', overwrite);
+  CHECK(fill_of(temporary.path() / "encoder") == '1');
+}
+
+TEST_CASE("a folder of a module is copied with its files") {
+  const TemporaryFolder temporary;
+  temporary.write("in/1_Pooling/config.json", "mean");
+  temporary.write("in/1_Pooling/deeper/file", "x");
+  FolderWriter writer(temporary.path() / "out", {});
+  writer.copy_file(temporary.path() / "in/1_Pooling");
+  writer.commit();
+  CHECK(names_in(temporary.path() / "out") == Names{"1_Pooling"});
+  CHECK(names_in(temporary.path() / "out/1_Pooling") == Names{"config.json"});
+}
+
 TEST_CASE("output and input may not lie in each other, whatever links lead there") {
   const TemporaryFolder temporary;
   const auto in = temporary.path() / "in";

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "graft/export.h"
+#include "graft/quantizer.h"
+#include "graft/value.h"
+
+// What settings say of single modules, for Quantizer::describe_modules.
+
+namespace graft {
+
+struct NameRule {
+  std::string pattern;  ///< Perl-compatible, of the whole name: "^model\.layers\.\d+\.mlp\.up_proj$"
+  Value what;
+};
+
+/// Patterns for the modules of which `wanted` gives something else than null. Modules whose names
+/// differ in nothing but numbers share one when the same is wanted of all of them; no pattern
+/// matches a module of the list that it is not for.
+GRAFT_API std::vector<NameRule> name_rules(
+    std::span<const PlannedModule> modules,
+    const std::function<Value(const PlannedModule&)>& wanted);
+
+/// A skip list for readers that match in different ways: each dense module by its whole names; of
+/// `given` what is part of none of these. `with_usual`: also those that are dense on their own.
+GRAFT_API std::vector<std::string> skip_list(const std::vector<std::string>& given,
+                                             std::span<const PlannedModule> modules,
+                                             bool with_usual);
+
+/// For Quantizer::require_portable: throws Error(usage) naming sizes that would do unless groups of
+/// `group_size` inputs, -1 for one group, fill the module's; and unless it is one of `known` or
+/// all of them.
+GRAFT_API void require_whole_groups(const ModuleSpec& spec, std::int64_t group_size,
+                                    const std::vector<std::int64_t>& known);
+
+/// Whether the module is inside a numbered layer: some readers look nowhere else.
+GRAFT_API bool in_a_layer(const PlannedModule& module);
+
+/// A name with "#" in place of each component that is a number: "model.layers.#.mlp.up_proj".
+GRAFT_API std::string family_of(const std::string& name);
+
+}  // namespace graft

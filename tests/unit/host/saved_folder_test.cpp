@@ -1,0 +1,31 @@
+#include <filesystem>
+#include <set>
+
+#include "edited_folder.h"
+
+using namespace graft;
+using namespace graft::test;
+namespace fs = std::filesystem;
+
+TEST_CASE("what goes with a model is saved with it, and nothing of its former weights and settings") {
+  TestHost test;
+  const EditedFolder folder("vectors/tiny_llama_dense_fp16", [](Value&, RawTensors&) {});
+  for (const char* name :
+       {"tokenizer.json", "preprocessor_config.json", "LICENSE", "modeling_own.py",
+        "1_Pooling/config.json", "config_sentence_transformers.json"})
+    folder.write(name, name);
+  for (const char* name :
+       {"pytorch_model.bin", "pytorch_model.bin.index.json", "quantize_config.json", "README.md",
+        "graft-report.json", ".gitattributes", "onnx/model.onnx", "original/params.json"})
+    folder.write(name, "{}");
+  const TemporaryFolder out;
+  test.host->save(test.host->load(folder.path()), out.path() / "m");
+  std::set<std::string> names;
+  for (const auto& entry : fs::recursive_directory_iterator(out.path() / "m"))
+    if (entry.is_regular_file())
+      names.insert(fs::relative(entry.path(), out.path() / "m").string());
+  CHECK(names == std::set<std::string>{"1_Pooling/config.json", "LICENSE", "config.json",
+                                       "config_sentence_transformers.json", "model.safetensors",
+                                       "modeling_own.py", "preprocessor_config.json",
+                                       "tokenizer.json"});
+}
