@@ -55,6 +55,7 @@ def by_transformers(folder):
 GPTQ = ["--method", "gptq", "--group-size", "32"]
 AWQ = ["--method", "awq", "--group-size", "32"]
 BNB = ["--method", "bitsandbytes"]
+POLISH = ["--polish", "50", "--samples", "128"]
 GPTQ_READERS = [by_transformers_gptq, by_gptqmodel]
 AWQ_READERS = [by_transformers_awq, by_gptqmodel]
 KEEP = '{class: Linear, methods: "*", match: "*.0.self_attn.v_proj", keep: "by a rule"}'
@@ -70,13 +71,13 @@ CASES = {  # arguments, readers and a rule of the registry
     "gptq act-order": ([*GPTQ, "--desc-act"], GPTQ_READERS),
     "gptq 8 bits": ([*GPTQ, "--bits", "8"], GPTQ_READERS),
     "gptq, bits for modules": ([*GPTQ, "--bits", "auto", "--target-bpw", "4.4"], [by_gptqmodel]),
-    "gptq, polished": ([*GPTQ, "--polish", "20"], GPTQ_READERS),
+    "gptq, polished": ([*GPTQ, *POLISH], GPTQ_READERS),
     "gptq, modules skipped": ([*GPTQ, "--skip", "o_proj"], GPTQ_READERS),
     "gptq, a layer skipped": ([*GPTQ, "--skip", "model.layers.1"], GPTQ_READERS),
     "gptq, a module kept": (GPTQ, GPTQ_READERS, KEEP),
     "gptq, options for modules": (GPTQ, [by_gptqmodel], EIGHT),
     "awq": (AWQ, AWQ_READERS),
-    "awq, polished": ([*AWQ, "--polish", "20"], AWQ_READERS),
+    "awq, polished": ([*AWQ, *POLISH], AWQ_READERS),
     "awq, modules skipped": ([*AWQ, "--skip", "up_proj"], AWQ_READERS),
     "awq, a layer skipped": ([*AWQ, "--skip", "model.layers.1"], AWQ_READERS),
     "awq, a module kept": (AWQ, AWQ_READERS, KEEP),
@@ -99,7 +100,7 @@ with tempfile.TemporaryDirectory() as name:
     for file in (dense.parents[1] / "tokenizer/smollm").glob("tokenizer*"):  # GPTQModel wants one
         shutil.copy(file, source)
     torch.manual_seed(1)
-    ids = torch.randint(vocabulary, (64, 48))
+    ids = torch.randint(vocabulary, (128, 128))
     save_file({"input_ids": ids}, temporary / "text.safetensors")
     save_file({"input_ids": ids[:2, :12].clone()}, temporary / "ids.safetensors")
     for case, (arguments, readers, *rules) in CASES.items():
@@ -115,6 +116,9 @@ with tempfile.TemporaryDirectory() as name:
                         temporary / "ids.safetensors", "--output", temporary / "logits.safetensors",
                         *(["--int8-forward", "dequant"] if int8 else [])], check=True)
         ours = load_file(temporary / "logits.safetensors")["logits"]
+        if "--polish" in arguments:
+            report = json.loads((folder / "graft-report.json").read_text())
+            assert any(layer["changed"] > 0 for layer in report["polished"]), report["polished"]
         for load in readers:
             try:
                 with torch.no_grad():
