@@ -29,24 +29,13 @@ std::string read_file(const fs::path& file) {
   return text.str();
 }
 
-std::size_t count(std::string_view text, std::string_view part) {
-  std::size_t found = 0;
-  for (auto at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) ++found;
-  return found;
-}
-
-/// A tokenizer takes any bytes, so what is no text would quantize a model by noise. A few broken
-/// characters are in every large collection.
-void require_text(std::string_view text) {
-  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-  const std::size_t zeros = count(text, std::string_view("\0", 1));
-  const std::size_t broken = count(to_valid_utf8(text), kReplacement) - count(text, kReplacement);
-  if (zeros == 0 && broken <= text.size() / 100) return;
-  throw Error(ErrorKind::usage, "this is not text")
-      .expected("UTF-8")
-      .found(std::to_string(broken) + " places that are not and " + std::to_string(zeros) +
-             " zero bytes in " + std::to_string(text.size()) + " bytes")
-      .hint("give plain text, JSON lines (.jsonl) or token ids (.safetensors)");
+/// What is no text would quantize a model by noise.
+void require_calibration_text(std::string_view text) {
+  try {
+    require_text(text);
+  } catch (Error& error) {
+    throw error.hint("give plain text, JSON lines (.jsonl) or token ids (.safetensors)");
+  }
 }
 
 void require_some(const at::Tensor& ids, const CalibrationSize& size) {
@@ -212,7 +201,7 @@ CalibrationText read_one(const fs::path& model_folder, const fs::path& file,
   auto text = read_file(file);
   const auto tokenizer = Tokenizer::open(model_folder);
   if (file.extension() == ".jsonl") text = text_of_lines(tokenizer, text);
-  require_text(text);
+  require_calibration_text(text);
   const Windows windows(tokenizer, text, size);
   CalibrationText out;
   out.ids = windows.used();
@@ -239,7 +228,7 @@ Recipe parse_recipe(std::string_view word) {
 
 at::Tensor calibration_ids(const Tokenizer& tokenizer, std::string_view text,
                            const CalibrationSize& size) {
-  require_text(text);
+  require_calibration_text(text);
   return Windows(tokenizer, text, size).used();
 }
 

@@ -124,11 +124,15 @@ void add_generate(CLI::App& app, Program& program, bool with_methods) {
   verb->add_option("--max-new-tokens", given->options.max_new_tokens, "Most tokens to write")
       ->capture_default_str()
       ->check(at_least_one());
-  verb->add_option("--temperature", given->options.temperature, "0: always the most likely token")
-      ->capture_default_str();
+  auto* temperature = verb->add_option("--temperature", given->options.temperature,
+                                       "0: always the most likely token")
+                          ->capture_default_str();
   verb->add_option("--top-p", given->options.top_p, "Sample from this share of probability")
-      ->capture_default_str();
-  verb->add_option("--seed", given->options.seed, "Of the sampling")->capture_default_str();
+      ->capture_default_str()
+      ->needs(temperature);
+  verb->add_option("--seed", given->options.seed, "Of the sampling")
+      ->capture_default_str()
+      ->needs(temperature);
   verb->add_flag("--ignore-eos", given->ignore_eos, "Go on behind the end of the answer");
   verb->footer(
       "graft generate models/SmolLM2-135M-Instruct --chat --prompt \"What is the capital of "

@@ -12,6 +12,7 @@
 
 #include "graft/activations.h"
 #include "graft/tensors.h"
+#include "text/utf8.h"
 
 namespace graft::cli {
 namespace fs = std::filesystem;
@@ -95,6 +96,20 @@ void Program::print_json(const Value& value) const {
   std::cout << with_bytes_escaped(to_json(value, 2)) << "\n";
 }
 
+/// As huggingface_hub finds it.
+static fs::path hugging_face_cache() {
+  const auto given = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value ? fs::path(value) : fs::path();
+  };
+  for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"})
+    if (auto path = given(name); !path.empty()) return path;
+  if (auto home = given("HF_HOME"); !home.empty()) return home / "hub";
+  auto cache = given("XDG_CACHE_HOME");
+  if (cache.empty()) cache = given("HOME") / ".cache";
+  return cache / "huggingface/hub";
+}
+
 fs::path find_model(const std::string& argument) {
   std::error_code error;
   if (fs::is_directory(argument, error)) return argument;
@@ -113,10 +128,7 @@ fs::path find_model(const std::string& argument) {
   if (!is_name)
     throw missing.hint(
         "give a folder with config.json, or an org/name of the local Hugging Face cache");
-  const char* home = std::getenv("HF_HOME");
-  const char* user = std::getenv("HOME");
-  const fs::path cache =
-      home ? fs::path(home) / "hub" : fs::path(user ? user : ".") / ".cache/huggingface/hub";
+  const fs::path cache = hugging_face_cache();
   std::string name = "models--" + argument;
   name.replace(name.find('/'), 1, "--");
   std::ifstream ref(cache / name / "refs" / "main");
@@ -207,6 +219,11 @@ std::string read_text_file(const fs::path& file) {
   std::ostringstream text;
   if (in) text << in.rdbuf();
   if (!in) throw Error(ErrorKind::usage, "the file cannot be read").at(quote(file.string()));
+  try {
+    require_text(text.view());
+  } catch (Error& failed) {
+    throw failed.at(quote(file.string()));
+  }
   return text.str();
 }
 

@@ -104,37 +104,62 @@ struct Explain {
   std::string model, path, method;
 };
 
+/// What is planned for the model under the method; by default, and for its own, as its config says.
+Plan plan_for(Program& program, const Checkpoint& checkpoint, const std::string& method) {
+  LoadOptions options;
+  options.device = program.device();
+  options.context = program.context();
+  const Value* own = quantization_config_of(checkpoint.config());
+  if (!method.empty() && (!own || own->get_string("quant_method", "") != method)) {
+    options.quantization_config = Value(Value::Object{{"quant_method", method}});
+    options.ignore_quantization_config = true;
+  } else if (!own) {
+    throw Error(ErrorKind::usage, "the model is not quantized, so the method must be named")
+        .hint("add --method");
+  }
+  return program.host().plan(checkpoint, options);
+}
+
 /// The class of the module at `path`; what a restructuring makes is there once it was planned.
-std::string class_at(const Host& host, const Checkpoint& checkpoint,
-                     const std::shared_ptr<Model>& model, const std::string& method,
-                     const std::string& path) {
+std::string class_at(const Host& host, const std::shared_ptr<Model>& model,
+                     const std::string& method, const std::string& path) {
   const auto modules = named_modules(model);
   if (std::none_of(modules.begin(), modules.end(),
-                   [&](const NamedModule& module) { return module.path == path; })) {
-    const Value* own = quantization_config_of(checkpoint.config());
-    const Value settings = own ? *own : Value(Value::Object{{"quant_method", method}});
-    ModelQuantizer::from_config(host, settings, false).make_plan(model);
-  }
+                   [&](const NamedModule& module) { return module.path == path; }))
+    ModelQuantizer::from_config(host, Value(Value::Object{{"quant_method", method}}), false)
+        .make_plan(model);
   const auto [parent, name] = get_module_from_name(model, path);
   return class_name_of(**parent->named_children().find(name));
+}
+
+const PlanEntry* entry_at(const Plan& plan, const std::string& path) {
+  for (const auto& entry : plan.entries)
+    if (entry.spec.path == path ||
+        std::find(entry.also.begin(), entry.also.end(), path) != entry.also.end())
+      return &entry;
+  return nullptr;
 }
 
 void explain(Program& program, const Explain& given) {
   OpenOptions open;
   open.weights_optional = true;
   const Checkpoint checkpoint = Checkpoint::open(find_model(given.model), open);
-  std::string method = given.method;
-  if (method.empty()) {
-    const Value* settings = quantization_config_of(checkpoint.config());
-    if (settings) method = settings->get_string("quant_method", "");
-  }
-  if (method.empty())
-    throw Error(ErrorKind::usage, "the model is not quantized, so the method must be named")
-        .hint("add --method");
+  const Plan plan = plan_for(program, checkpoint, given.method);
+  const std::string& method = plan.method;
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
-  const std::string module_class = class_at(program.host(), checkpoint, model, method, given.path);
-  const Decision decision =
-      program.host().registry().decide({method, module_class, given.path, "cpu"});
+  const std::string module_class = class_at(program.host(), model, method, given.path);
+  Decision decision = program.host().registry().decide(
+      {method, module_class, given.path, program.device().is_cuda() ? "cuda" : "cpu"});
+  // Skip lists, ties and what the checkpoint holds may decide otherwise than claims and rules.
+  if (const PlanEntry* entry = entry_at(plan, given.path)) {
+    const bool dense = decision.kind == Decision::Kind::none || decision.kind == Decision::Kind::keep;
+    if (dense != (entry->action == Action::keep)) {
+      for (const auto& claim : dense ? std::vector<ClaimRow>() : decision.claims)
+        decision.losers.push_back({claim.plugin_id, "the module is left out"});
+      decision.reason = entry->reason;
+      decision.kind = dense ? Decision::Kind::claims : Decision::Kind::keep;
+    }
+  }
   Value result;
   result.set("path", given.path);
   result.set("class", module_class);
@@ -157,7 +182,7 @@ void explain(Program& program, const Explain& given) {
   Value::Array losers;
   for (const auto& loser : decision.losers)
     losers.push_back(Value(loser.who + ": " + loser.reason));
-  for (std::size_t i = 1; i < decision.claims.size(); ++i)
+  for (std::size_t i = 1; decision.kind == Decision::Kind::claims && i < decision.claims.size(); ++i)
     losers.push_back(Value(decision.claims[i].plugin_id + ": comes later, priority " +
                            std::to_string(decision.claims[i].priority)));
   result.set("others", losers);

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "graft/error.h"
+
 namespace graft {
 namespace {
 
@@ -11,6 +13,12 @@ struct Part {
   std::size_t size;
   bool valid;
 };
+
+std::size_t count(std::string_view text, std::string_view part) {
+  std::size_t found = 0;
+  for (auto at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) ++found;
+  return found;
+}
 
 /// The character at the start of `s`, or the longest start of one that is cut off or broken.
 Part first_part(std::string_view s) {
@@ -80,6 +88,16 @@ char32_t previous_code_point(std::string_view text, std::size_t& position) {
   } while ((static_cast<std::uint8_t>(text[position]) & 0xC0) == 0x80);
   std::size_t start = position;
   return next_code_point(text, start);
+}
+
+void require_text(std::string_view text) {
+  const std::size_t zeros = count(text, std::string_view("\0", 1));
+  const std::size_t broken = count(to_valid_utf8(text), kReplacement) - count(text, kReplacement);
+  if (zeros == 0 && broken <= text.size() / 100) return;
+  throw Error(ErrorKind::usage, "this is not text")
+      .expected("UTF-8")
+      .found(std::to_string(broken) + " places that are not and " + std::to_string(zeros) +
+             " zero bytes in " + std::to_string(text.size()) + " bytes");
 }
 
 std::size_t count_code_points(std::string_view text) {

@@ -4,12 +4,18 @@
 #include <string>
 #include <string_view>
 
+#include "graft/export.h"
+
 namespace graft {
 
 /// `text` with every maximal ill-formed part replaced by U+FFFD, as Unicode 3.9 recommends and as
 /// Rust's from_utf8_lossy and Python's errors="replace" do.
 std::string to_valid_utf8(std::string_view text);
 bool is_valid_utf8(std::string_view text);
+
+/// Throws Error(usage) for zero bytes and for text that is not UTF-8, but for a broken character in
+/// a hundred bytes: every large collection has some, and a tokenizer takes any bytes.
+GRAFT_API void require_text(std::string_view text);
 
 /// The code point of valid UTF-8 at `position`, which moves behind it.
 char32_t next_code_point(std::string_view text, std::size_t& position);

@@ -48,6 +48,25 @@ with tempfile.TemporaryDirectory() as name:
         lost = subprocess.run([graft, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert lost.returncode == 4 and "standard output could not be written whole" in lost.stderr, lost
     run("plan", "--help", out="--method")
+    latin = temporary / "latin.txt"
+    latin.write_bytes(b"caf\xe9 " * 20)
+    reads = temporary / "reads"
+    shutil.copytree(golden / "arch/llama", reads)
+    for file in (golden / "tokenizer/smollm").glob("tokenizer*"):
+        shutil.copy(file, reads)
+    run("eval", reads, "--text", latin, code=1,
+        says=["latin.txt", "this is not text: expected UTF-8, found 20 places"])
+    run("generate", dense, "--ids", "1,2", "--seed", "3", code=1, says="--seed requires --temperature")
+    cache = temporary / "cache/models--a--b"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text("c0ffee")
+    (cache / "snapshots").mkdir()
+    shutil.copytree(dense, cache / "snapshots/c0ffee")
+    run("plan", "a/b", code=1, says="no such model folder")
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        found = subprocess.run([graft, "plan", "a/b"], capture_output=True, text=True,
+                               env={**os.environ, variable: str(temporary / "cache")})
+        assert found.returncode == 0, found
     run("plan", dense, "--nonsense", code=1, says="unknown option '--nonsense'; `graft plan --help`")
     run("plan", dense, "--methd=x", code=1,
         says="unknown option '--methd'; did you mean '--method'?")
@@ -252,6 +271,17 @@ with tempfile.TemporaryDirectory() as name:
     run("registry", "explain", dense, "model.layers.0.mlp.up", "--method", "rows8", *rows, code=1,
         says="'model.layers.0.mlp.up_proj'?")
     run("registry", "explain", dense, path, code=1, says="add --method")
+    run("registry", "explain", dense, path, "--method", "gtpq", code=3, says="did you mean 'gptq'?")
+    tied = temporary / "tied"
+    shutil.copytree(golden / "arch/llama", tied)
+    shared = json.loads((tied / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tied / "config.json").write_text(json.dumps(shared))
+    run("registry", "explain", tied, "lm_head", "--method", "gptq",
+        out=["under gptq: kept dense", "because "])
+    rules.write_text("graft: 1\nskip: [up_proj]\n")
+    run("registry", "explain", dense, path, "--method", "gptq", "--registry", rules,
+        out=["under gptq: kept dense", "because skip list: 'up_proj'",
+             "org.graft.gptq: the module is left out"])
 
     # 4: resources
     run("plan", dense, "--log", "/nowhere/x.log", code=4, says="the log file cannot be written")
