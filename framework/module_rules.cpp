@@ -15,8 +15,8 @@ bool is_word(char c) {
   return is_digit(c) || c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/// Of a name, or of a family when `any_number`.
-std::string pattern_of(const std::string& name, bool any_number) {
+/// Of a name, or of a family when `any_number`; of all `below` it.
+std::string pattern_of(const std::string& name, bool any_number, bool below) {
   std::string out = "^";
   for (const char c : name) {
     if (c == '#' && any_number)
@@ -24,10 +24,14 @@ std::string pattern_of(const std::string& name, bool any_number) {
     else
       out += is_word(c) ? std::string(1, c) : std::string("\\") + c;
   }
-  return out + "$";
+  return out + (below ? "\\." : "$");
 }
 
 }  // namespace
+
+bool is_output_head(const std::string& name) {
+  return name == "lm_head" || name.ends_with(".lm_head");
+}
 
 bool in_a_layer(const PlannedModule& module) {
   return family_of(module.names.front()).find(".#.") != std::string::npos;
@@ -69,12 +73,16 @@ std::vector<NameRule> name_rules(std::span<const PlannedModule> modules,
   };
   for (const auto& name : order) {
     const Family& family = families.at(name);
-    const bool alike = std::all_of(family.what.begin(), family.what.end(),
-                                   [&](const Value& what) { return what == family.what.front(); });
+    // Below the same block of another layer there may be other modules.
+    const bool alike =
+        !family.members.front()->below &&
+        std::all_of(family.what.begin(), family.what.end(),
+                    [&](const Value& what) { return what == family.what.front(); });
     for (std::size_t i = 0; i < family.members.size(); ++i) {
       if (family.what[i].is_null()) continue;
       for (const auto& spelling : family.members[i]->names)
-        add(pattern_of(alike ? family_of(spelling) : spelling, alike), family.what[i]);
+        add(pattern_of(alike ? family_of(spelling) : spelling, alike, family.members[i]->below),
+            family.what[i]);
     }
   }
   return out;
@@ -83,7 +91,7 @@ std::vector<NameRule> name_rules(std::span<const PlannedModule> modules,
 void require_whole_groups(const ModuleSpec& spec, std::int64_t group_size,
                           const std::vector<std::int64_t>& known) {
   const std::int64_t inputs = spec.in_features;
-  if (group_size < 0 || group_size == inputs) return;
+  if (group_size < 0) return;
   const bool whole = inputs % group_size == 0;
   if (whole && std::find(known.begin(), known.end(), group_size) != known.end()) return;
   std::string fitting = "-1";

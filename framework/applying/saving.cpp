@@ -15,25 +15,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Whether a file or folder of a model goes with it unchanged: all but weights, what is written anew
-/// and what tells of the former weights. `settings_files` are those of all methods.
-bool is_companion(const fs::directory_entry& entry, const std::set<std::string>& settings_files) {
-  static const std::set<std::string> kWeights{".safetensors", ".bin", ".pt",   ".pth",     ".ckpt",
-                                              ".h5",          ".ot",  ".onnx", ".msgpack", ".gguf"};
-  const std::string name = entry.path().filename().string();
-  if (entry.is_directory()) return is_module_folder(entry.path());
-  if (!entry.is_regular_file() || name.starts_with(".")) return false;
-  return !kWeights.contains(entry.path().extension().string()) &&
-         !name.ends_with(".index.json") && name != "config.json" && name != "README.md" &&
-         !name.starts_with("graft-") && !settings_files.contains(name);
-}
-
 /// Those of a checkpoint as they came; of what was quantized here, all that other readers need.
 Value settings_to_write(const LoadedModel& loaded) {
   if (loaded.plan.pre_quantized || !loaded.quantization_config.is_object() || !loaded.config)
     return loaded.quantization_config;
-  Value settings = written_settings(loaded.plan, *loaded.config);
-  return settings.is_object() ? settings : loaded.quantization_config;
+  return written_settings(loaded.plan, *loaded.config);
 }
 
 /// The model's config with the settings in the place where the checkpoint has them.
@@ -61,6 +47,15 @@ void write_settings_files(const LoadedModel& loaded, const Value& settings, Fold
   for (const auto& name : names) {
     Value side = loaded.plan.pre_quantized ? read_settings_file(loaded.checkpoint, name) : Value();
     if (side.is_object()) {
+      // What has changed since goes into the file, also where it has no such field yet.
+      const Value* given = quantization_config_of(loaded.checkpoint.config());
+      const Value before = call_plugin(loaded.plan.plugin, name, [&] {
+        return quantizer->describe(*quantizer->parse(given ? *given : side));
+      });
+      for (const auto& [key, value] : settings.as_object()) {
+        const Value* was = before.find(key);
+        if (was ? *was != value : !value.is_null()) side.set(key, value);
+      }
       for (auto& [key, value] : side.as_object())
         if (const Value* now = settings.find(key); now && !same_settings(*now, value))
           value = *now;
@@ -103,8 +98,10 @@ static void write_folder(const LoadedModel& loaded, const Value& settings,
                          const std::set<std::string>& settings_files,
                          std::vector<TensorToWrite> tensors, FolderWriter& writer) {
   std::error_code error;
+  const auto folders = folders_of_model(loaded.checkpoint.folder());
   for (const auto& entry : fs::directory_iterator(loaded.checkpoint.folder(), error))
-    if (is_companion(entry, settings_files)) writer.copy_file(entry.path());
+    if (!settings_files.contains(entry.path().filename().string()) && is_companion(entry, folders))
+      writer.copy_file(entry.path());
   writer.write_text("config.json", to_json(config_to_write(loaded, settings), 2) + "\n");
   write_settings_files(loaded, settings, writer);
   writer.write_tensors(std::move(tensors));

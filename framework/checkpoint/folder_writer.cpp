@@ -131,8 +131,9 @@ void check_target(const fs::path& folder, bool overwrite, const std::vector<fs::
         .at(path_text(folder))
         .expected("config.json or a .safetensors file in a folder to overwrite")
         .hint("choose another one, or empty it yourself");
+  const auto folders = folders_of_model(folder);
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_directory() && !is_module_folder(entry.path()))
+    if (entry.is_directory() && !folders.contains(entry.path()))
       throw Error(ErrorKind::usage, "the output folder holds more than a model")
           .at(path_text(folder))
           .expected("files of a model, which --overwrite removes")

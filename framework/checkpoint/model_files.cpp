@@ -1,17 +1,80 @@
 #include "checkpoint/model_files.h"
 
+#include <algorithm>
+#include <fstream>
+#include <sstream>
 #include <string>
+
+#include "graft/error.h"
+#include "graft/value.h"
 
 namespace graft {
 
 namespace fs = std::filesystem;
 
-bool is_module_folder(const fs::path& folder) {
-  const std::string name = folder.filename().string();
-  const auto digits = name.find_first_not_of("0123456789");
-  std::error_code ignored;
-  return digits != 0 && digits != std::string::npos && name[digits] == '_' &&
-         fs::is_directory(folder, ignored);
+namespace {
+
+bool is_plain_folder(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(fs::symlink_status(path, error))) return false;
+  for (const auto& entry : fs::directory_iterator(path, error))
+    if (entry.is_directory()) return false;
+  return !error;
+}
+
+bool is_below(const fs::path& path, const fs::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
+}
+
+/// The cache has snapshots/COMMIT/NAME -> ../../blobs/HASH.
+bool leads_astray(const fs::path& link) {
+  std::error_code error;
+  const fs::path target = fs::canonical(link, error);
+  const fs::path folder = fs::canonical(link.parent_path(), error);
+  if (error) return true;
+  const bool cached = folder.parent_path().filename() == "snapshots";
+  return !is_below(target, folder) &&
+         !(cached && is_below(target, folder.parent_path().parent_path() / "blobs"));
+}
+
+}  // namespace
+
+std::set<fs::path> folders_of_model(const fs::path& model) {
+  std::set<fs::path> out;
+  const auto add = [&](const std::string& name) {
+    if (!name.empty() && fs::path(name).filename() == name && is_plain_folder(model / name))
+      out.insert(model / name);
+  };
+  add("additional_chat_templates");
+  std::ifstream in(model / "modules.json", std::ios::binary);
+  std::ostringstream text;
+  if (!(in && text << in.rdbuf())) return out;
+  try {
+    const Value modules = parse_json(text.str(), {.bytes = 1u << 20});
+    if (modules.is_array())
+      for (const auto& module : modules.as_array()) add(module.get_string("path", ""));
+  } catch (const Error&) {
+    // Who reads the modules says what is wrong with the file; it names no folders.
+  }
+  return out;
+}
+
+bool is_companion(const fs::directory_entry& entry, const std::set<fs::path>& folders) {
+  static const std::set<std::string> kWeights{".safetensors", ".bin", ".pt",   ".pth",     ".ckpt",
+                                              ".h5",          ".ot",  ".onnx", ".msgpack", ".gguf"};
+  static const std::set<std::string> kEveryModels{
+      "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+      "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+      "chat_template.jinja"};
+  if (entry.is_directory()) return folders.contains(entry.path());
+  const std::string name = entry.path().filename().string();
+  if (!entry.is_regular_file() || name.starts_with(".")) return false;
+  if (entry.is_symlink() && !kEveryModels.contains(name) && leads_astray(entry.path())) return false;
+  std::string end = entry.path().extension().string();
+  std::transform(end.begin(), end.end(), end.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  return !kWeights.contains(end) && !name.ends_with(".index.json") && name != "config.json" &&
+         name != "adapter_config.json" && name != "README.md" && !name.starts_with("graft-");
 }
 
 }  // namespace graft

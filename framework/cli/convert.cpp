@@ -57,8 +57,9 @@ void repair(Program& program, const Arguments& given) {
   const auto folder = find_model(given.model);
   FolderWriter writer(given.output, write_options(program, given), {folder});
   std::int64_t repaired = 0;
+  const auto folders = folders_of_model(folder);
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (!entry.is_regular_file() && !is_module_folder(entry.path())) continue;
+    if (!entry.is_regular_file() && !folders.contains(entry.path())) continue;
     if (interrupted()) throw Error(ErrorKind::interrupted, "interrupted while files were copied");
     if (entry.path().extension() == ".safetensors")
       repaired += writer.copy_repaired(entry.path());

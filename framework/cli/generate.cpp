@@ -86,6 +86,8 @@ void run(Program& program, const Arguments& given) {
   if (words) show(words->finish());
   if (stream) std::printf("\n");
   if (interrupted()) throw Error(ErrorKind::interrupted, "interrupted");
+  if (out.full)
+    program.context().say(LogLevel::warning, "generate", "ended at the last of the model's positions");
 
   const double prompt_rate = rate(prompt.size(), out.prompt_seconds);
   const double decode_rate = rate(out.ids.empty() ? 0 : out.ids.size() - 1, out.decode_seconds);
@@ -94,6 +96,7 @@ void run(Program& program, const Arguments& given) {
     if (words) result.set("text", text);
     result.set("ids", Value::Array(out.ids.begin(), out.ids.end()));
     result.set("stopped", out.stopped);
+    result.set("full", out.full);
     result.set("prompt_tokens", static_cast<std::int64_t>(prompt.size()));
     result.set("load_s", load);
     result.set("prompt_tokens_per_s", prompt_rate);

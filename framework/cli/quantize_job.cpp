@@ -276,6 +276,9 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
   std::vector<fs::path> inputs{job.model};
   for (const auto& file : job.calibration) inputs.push_back(file.path);
   if (!job.eval.empty()) inputs.push_back(job.eval);
+  for (const auto* list : {&program.globals.plugin_files, &program.globals.registry_files})
+    inputs.insert(inputs.end(), list->begin(), list->end());
+  if (!program.globals.log_file.empty()) inputs.push_back(program.globals.log_file);
   FolderWriter writer(output, write, inputs);
   if (!resumes) {
     if (has_job_state(options.state.folder) && !job.overwrite)
@@ -289,6 +292,10 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
     const JobTexts texts = read_texts(program, checkpoint, options, job);
     take_calibration(texts);
     const auto loaded = program.host().load(checkpoint, options);
+    if (loaded.plan.count(Action::quantize) == 0)
+      throw Error(ErrorKind::usage, "nothing is quantized: all modules stay dense")
+          .at(quote(job.model.string()))
+          .hint("`graft plan` says why of each; a shorter --skip leaves some");
     const auto measured = measure(program, loaded, options, texts);
     check_gates(job, loaded, texts, measured);
     write_report(writer, loaded, job, texts, measured);

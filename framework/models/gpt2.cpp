@@ -138,6 +138,8 @@ struct Gpt2Model : Block {
       h.append(std::make_shared<Gpt2Block>(c, static_cast<std::size_t>(i), o));
   }
 
+  std::int64_t positions() const { return positions_; }
+
   at::Tensor hidden(const Batch& batch) {
     const DecodingStep step(batch);
     const auto end = step.start + batch.input_ids.size(1);
@@ -165,6 +167,7 @@ struct Gpt2LmHeadModel : Model {
         lm_head(*this, "lm_head", linear(c.hidden_size, c.vocab_size, false, o)) {}
 
   Output output() const override { return Output::logits; }
+  std::optional<std::int64_t> positions() const override { return transformer->positions(); }
   std::size_t cache_layers() const override { return transformer->h.size(); }
 
   at::Tensor forward(const Batch& batch) override {

@@ -124,6 +124,8 @@ struct OptDecoder : Block {
       layers.append(std::make_shared<OptDecoderLayer>(c, static_cast<std::size_t>(i), o));
   }
 
+  std::int64_t positions() const { return positions_; }
+
   at::Tensor hidden(const Batch& batch) {
     const DecodingStep step(batch);
     const auto count = batch.input_ids.size(1), end = step.start + count;
@@ -166,6 +168,7 @@ struct OptForCausalLM : Model {
         lm_head(*this, "lm_head", linear(c.embedding_width, c.vocab_size, false, o)) {}
 
   Output output() const override { return Output::logits; }
+  std::optional<std::int64_t> positions() const override { return model->decoder->positions(); }
   std::size_t cache_layers() const override { return model->decoder->layers.size(); }
 
   at::Tensor forward(const Batch& batch) override {

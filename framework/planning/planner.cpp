@@ -7,6 +7,8 @@
 #include "applying/restructure.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
+#include "graft/module_rules.h"
+#include "graft/nn/experts.h"
 #include "host_state.h"
 #include "planning/source.h"
 #include "planning/tensor_planner.h"
@@ -207,6 +209,8 @@ class Planner {
       entry.dense = decision.claims.empty() ? PlanEntry::Dense::unclaimed : why;
     };
     dense_by(PlanEntry::Dense::chosen);
+    // Other readers may have a module for each expert of a block that stays in one piece.
+    if (dynamic_cast<const nn::Experts*>(&block)) entry.dense = PlanEntry::Dense::chosen;
     if (request_.predicate && !request_.predicate(entry.spec))
       return keep(entry, "left out by the caller");
     const bool by_tensors = request_.pre_quantized && source_.known();
@@ -222,7 +226,8 @@ class Planner {
       return keep(entry, "tied weight");
     }
     if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision))) {
-      if (decision.rule->tier == Tier::installed) dense_by(PlanEntry::Dense::usual);
+      if (decision.rule->tier == Tier::installed && is_output_head(entry.spec.path))
+        dense_by(PlanEntry::Dense::usual);
       return keep(entry, decision.reason);
     }
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);

@@ -28,6 +28,7 @@ Value written_settings(const Plan& plan, const QuantConfig& config) {
       module.names.push_back(entry.source_path);
     if (made) module.config = entry.config;
     module.usual = kept && entry.dense == PlanEntry::Dense::usual;
+    module.below = kept && entry.spec.in_features == 0;
     modules.push_back(std::move(module));
   }
   // Towers are written dense. Some readers have them below "model.", whatever the file says.
@@ -38,7 +39,7 @@ Value written_settings(const Plan& plan, const QuantConfig& config) {
     const auto& name = unloaded.part;
     const std::string bare = name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
     if (parts.insert(bare).second)
-      modules.push_back({{bare, std::string(kPrefix) + bare}, nullptr, false});
+      modules.push_back({{bare, std::string(kPrefix) + bare}, nullptr, false, true});
   }
   return call_plugin(plan.plugin, "quantization_config",
                      [&] { return quantizer->describe_modules(config, modules); });

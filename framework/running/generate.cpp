@@ -147,6 +147,7 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
 
   auto start = std::chrono::steady_clock::now();
   std::int64_t next = 0;
+  const auto positions = model.positions();
   // Where positions depend on the length of the text, parts would have those of other lengths.
   const auto lengths = rope_lengths_of(model.text_config());
   const auto chunk = lengths.fixed ? kPromptChunk : prompt.size();
@@ -164,6 +165,10 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
       break;
     }
     if (static_cast<std::int64_t>(out.ids.size()) >= options.max_new_tokens) break;
+    if (positions && static_cast<std::int64_t>(prompt.size() + out.ids.size()) > *positions) {
+      out.full = true;
+      break;
+    }
     if (static_cast<std::int64_t>(prompt.size() + out.ids.size()) == lengths.longrope + 1 &&
         lengths.longrope > 0) {
       // All positions have other tables from here on: the text is read again.

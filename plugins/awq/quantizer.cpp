@@ -62,7 +62,10 @@ Value AwqQuantizer::describe_modules(const QuantConfig& config,
          return !module.config && !module.usual && in_a_layer(module) ? Value(false) : Value();
        }))
     dynamic.set("-:" + rule.pattern, Value(Value::Object{}));
-  if (!dynamic.as_object().empty()) out.set("dynamic", std::move(dynamic));
+  if (dynamic.as_object().empty())
+    out.erase("dynamic");
+  else
+    out.set("dynamic", std::move(dynamic));
   return out;
 }
 

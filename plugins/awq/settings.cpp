@@ -109,6 +109,18 @@ std::shared_ptr<const AwqConfig> AwqConfig::parse(const Value& settings) {
   config->skip = settings.get_strings("modules_to_not_convert");
   if (const Value* pack = settings.find("pack_dtype"))
     if (!(*pack == Value("int32"))) throw wrong("pack_dtype", "int32", *pack);
+  if (const Value* rules = settings.find("dynamic")) {
+    if (!rules->is_object()) throw wrong("dynamic", "an object of patterns", *rules);
+    for (const auto& [key, overrides] : rules->as_object()) {
+      const bool skip = key.starts_with("-:");
+      const std::string pattern = skip || key.starts_with("+:") ? key.substr(2) : key;
+      try {
+        config->dynamic_.push_back({Regex(pattern, ErrorKind::model), skip});
+      } catch (Error& error) {
+        throw error.at("field " + quote(key)).at("field 'dynamic'");
+      }
+    }
+  }
   for (const auto& [key, value] : settings.as_object())
     if (!known_fields().contains(key)) config->unknown_fields.push_back(key);
   return config;
@@ -128,6 +140,14 @@ Value AwqConfig::describe() const {
   if (!out.find("group_size")) out.set("group_size", group_size);
   if (!out.find("zero_point")) out.set("zero_point", zero_point);
   return out;
+}
+
+std::shared_ptr<const QuantConfig> AwqConfig::for_module(
+    std::span<const std::string> names) const {
+  for (const auto& rule : dynamic_)
+    for (const auto& name : names)
+      if (rule.name.match_start(name)) return rule.skip ? nullptr : shared_from_this();
+  return shared_from_this();
 }
 
 std::string AwqConfig::summary() const {

@@ -1,9 +1,13 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "graft/quant_config.h"
 #include "graft/quantizer.h"
+#include "graft/regex.h"
 #include "graft/value.h"
 
 namespace graft::awq {
@@ -17,6 +21,9 @@ class AwqConfig : public QuantConfig {
   /// The settings as they came, with what changed since.
   Value describe() const;
   std::string summary() const override;
+  /// What GPTQModel's `dynamic` leaves out ("-:"); of settings of modules' own it says nothing here.
+  std::shared_ptr<const QuantConfig> for_module(
+      std::span<const std::string> names) const override;
 
   /// Layout of the tensors.
   enum class Version { gemm, gemv, gemv_fast };
@@ -33,7 +40,12 @@ class AwqConfig : public QuantConfig {
   }
 
  private:
-  Value source_;  ///< as given
+  struct Rule {
+    Regex name;
+    bool skip = false;
+  };
+  std::vector<Rule> dynamic_;  ///< the first that matches decides
+  Value source_;               ///< as given
 };
 
 const char* word(AwqConfig::Version version);

@@ -90,34 +90,36 @@ Value BnbQuantizer::describe(const QuantConfig& config) const { return own(confi
 
 Value BnbQuantizer::describe_modules(const QuantConfig& config,
                                      std::span<const PlannedModule> modules) const {
-  const auto is_head = [](const std::string& name) {
-    return name == "lm_head" || name.ends_with(".lm_head");
-  };
   const auto& all = own(config);
   bool other_than_usual = false;
   for (const auto& module : modules) {
-    other_than_usual |= module.config ? is_head(module.names.front()) : !module.usual;
+    other_than_usual |= module.config ? is_output_head(module.names.front()) : !module.usual;
     if (!module.config) continue;
     // What kind of 4-bit weights they are, modules say for themselves.
     BnbConfig alike = own(*module.config);
     alike.type = all.type;
     alike.double_quant = all.double_quant;
     alike.source = all.source;
-    if (alike.describe() != all.describe())
-      throw Error(ErrorKind::usage,
-                  "files of bitsandbytes cannot say that a module has settings of its own, but for "
-                  "the type of 4-bit weights and double quantization")
-          .at(module.names.front())
-          .expected(to_json(all.describe()))
-          .found(to_json(own(*module.config).describe()))
-          .hint("leave out the options of the rule");
+    const Value said = all.describe(), wanted = alike.describe();
+    for (const auto& [key, value] : wanted.as_object())
+      if (const Value* here = said.find(key); here ? *here != value : !value.is_null())
+        throw Error(ErrorKind::usage,
+                    "files of bitsandbytes cannot say that a module has settings of its own, but "
+                    "for the type of 4-bit weights and double quantization")
+            .at(module.names.front())
+            .at("field " + quote(key))
+            .expected(here ? to_json(*here) : "null")
+            .found(to_json(value))
+            .hint("leave out the options of the rule");
   }
   Value out = describe(config);
-  // Without a list readers leave the head dense on their own, with one they do not.
-  if (other_than_usual) {
-    const auto list = skip_list(config.skip, modules, /*with_usual=*/true);
-    out.set("llm_int8_skip_modules", Value::Array(list.begin(), list.end()));
-  }
+  // Without a list readers leave the head dense on their own, with one they do not. What was given
+  // stays in it: vLLM knows layers by their names, and not the parts of modules that it fuses.
+  std::vector<std::string> list = config.skip;
+  for (auto& name : skip_list({}, modules, /*with_usual=*/true))
+    if (std::find(list.begin(), list.end(), name) == list.end()) list.push_back(std::move(name));
+  out.set("llm_int8_skip_modules",
+          other_than_usual ? Value(Value::Array(list.begin(), list.end())) : Value());
   return out;
 }
 

@@ -127,30 +127,35 @@ std::vector<std::string> read_in_block(const Value& settings) {
   return out;
 }
 
-bool is_head(const std::string& name) { return name == "lm_head" || name.ends_with(".lm_head"); }
-
 /// modules_in_block_to_quantize: ends of the names of all that is quantized and of nothing else.
 Value names_in_block(std::span<const PlannedModule> modules) {
-  std::set<std::string> with_dense;  // families
-  std::vector<std::string> dense;
+  std::set<std::string> families;  // with a dense module
+  std::vector<std::string> dense, blocks;
   for (const auto& module : modules)
-    if (!module.config) {
-      with_dense.insert(family_of(module.names.front()));
-      dense.push_back(module.names.front());
-    }
+    if (!module.config)
+      for (const auto& name : module.names) {
+        families.insert(family_of(name));
+        dense.push_back(name);
+        if (module.below) blocks.push_back(family_of(name) + ".");
+      }
+  const auto apart = [&](const std::string& family, const std::string& end) {
+    return !families.contains(family) && end.find('#') == std::string::npos &&
+           std::none_of(dense.begin(), dense.end(),
+                        [&](const auto& name) { return name.ends_with(end); }) &&
+           std::none_of(blocks.begin(), blocks.end(),
+                        [&](const auto& block) { return family.starts_with(block); });
+  };
   Value::Array names;
   std::set<std::string> seen;
   for (const auto& module : modules) {
     if (!module.config || !in_a_layer(module)) continue;
-    std::string name = module.names.front();
-    const std::string family = family_of(name);
-    const std::string end = family.substr(family.rfind(".#.") + 3);
-    const bool ends_apart = std::none_of(dense.begin(), dense.end(), [&](const std::string& other) {
-      return other.ends_with(end);
-    });
-    if (!with_dense.contains(family) && end.find('#') == std::string::npos && ends_apart)
-      name = end;
-    if (seen.insert(name).second) names.emplace_back(std::move(name));
+    for (const auto& name : module.names) {
+      const std::string family = family_of(name);
+      const auto number = family.rfind(".#.");
+      const std::string end = number == std::string::npos ? "" : family.substr(number + 3);
+      const std::string& said = !end.empty() && apart(family, end) ? end : name;
+      if (seen.insert(said).second) names.emplace_back(said);
+    }
   }
   return Value(Value::Array{Value(std::move(names))});
 }
@@ -243,12 +248,12 @@ const GptqConfig::Rule* GptqConfig::rule_for(std::span<const std::string> names)
 }
 
 bool GptqConfig::in_block(std::span<const std::string> names) const {
-  if (in_block_.empty()) return true;
   return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-    if (is_head(name)) return true;
-    return (block_.empty() || name.starts_with(block_)) &&
-           std::any_of(in_block_.begin(), in_block_.end(),
-                       [&](const auto& end) { return name.ends_with(end); });
+    if (is_output_head(name)) return true;
+    return name.starts_with(block_) &&
+           (in_block_.empty() || std::any_of(in_block_.begin(), in_block_.end(), [&](const auto& end) {
+              return name.ends_with(end);
+            }));
   });
 }
 
@@ -291,9 +296,16 @@ Value GptqConfig::describe() const {
 }
 
 Value GptqConfig::rule_wanted(const PlannedModule& module) const {
-  const Rule* rule = rule_for(module.names);
+  // Each reader knows one of the names, so every one has to be said.
+  const auto said_of_all = [&](const auto& says) {
+    return std::all_of(module.names.begin(), module.names.end(), [&](const std::string& name) {
+      return says(rule_for({&name, 1}));
+    });
+  };
   if (!module.config) {
-    const bool known = module.usual || !in_a_layer(module) || (rule && rule->skip);
+    const bool known =
+        module.usual || !in_a_layer(module) ||
+        said_of_all([](const Rule* rule) { return rule && rule->skip; });
     return known ? Value() : Value(false);
   }
   const auto& wanted = dynamic_cast<const GptqConfig&>(*module.config);
@@ -303,13 +315,14 @@ Value GptqConfig::rule_wanted(const PlannedModule& module) const {
         .expected(word(format))
         .found(word(wanted.format))
         .hint("leave checkpoint_format out of the options of the rule");
-  GptqConfig said = *this;
-  if (rule) said.apply(rule->overrides);
-  const auto same = [&](const GptqConfig& other) {
-    return wanted.bits == other.bits && wanted.group_size == other.group_size &&
-           wanted.sym == other.sym && wanted.desc_act == other.desc_act;
-  };
-  if (same(said) && !(rule && rule->skip)) return {};
+  if (said_of_all([&](const Rule* rule) {
+        GptqConfig said = *this;
+        if (rule) said.apply(rule->overrides);
+        return !(rule && rule->skip) && wanted.bits == said.bits &&
+               wanted.group_size == said.group_size && wanted.sym == said.sym &&
+               wanted.desc_act == said.desc_act;
+      }))
+    return {};
   Value own(Value::Object{});
   if (wanted.bits != bits) own.set("bits", wanted.bits);
   if (wanted.group_size != group_size) own.set("group_size", wanted.group_size);
@@ -320,28 +333,33 @@ Value GptqConfig::rule_wanted(const PlannedModule& module) const {
 
 Value GptqConfig::describe_modules(std::span<const PlannedModule> modules) const {
   Value out = describe();
+  bool has_format = false;
+  for (const char* name : {"checkpoint_format", "format", "version"}) has_format |= !!out.find(name);
+  if (!has_format) out.set("checkpoint_format", word(format));
   const auto rules =
       name_rules(modules, [&](const PlannedModule& module) { return rule_wanted(module); });
-  if (!rules.empty()) {
-    // Matched from the start alone, and the first that matches decides.
-    Value all(Value::Object{});
-    for (const auto& rule : rules)
-      all.set((rule.what.is_bool() ? "-:" : "+:") + rule.pattern,
-              rule.what.is_bool() ? Value(Value::Object{}) : rule.what);
-    if (const Value* given = out.find("dynamic"))
-      for (const auto& [key, overrides] : given->as_object())
-        if (!all.find(key)) all.set(key, overrides);
-    out.set("dynamic", std::move(all));
-  }
-  bool dense = false, right = !in_block_.empty();
+  // Matched from the start alone, and the first that matches decides.
+  Value all(Value::Object{});
+  for (const auto& rule : rules)
+    all.set((rule.what.is_bool() ? "-:" : "+:") + rule.pattern,
+            rule.what.is_bool() ? Value(Value::Object{}) : rule.what);
+  if (const Value* given = out.find("dynamic"))
+    for (const auto& [key, overrides] : given->as_object())
+      if (!all.find(key)) all.set(key, overrides.is_null() ? Value(Value::Object{}) : overrides);
+  if (!all.as_object().empty()) out.set("dynamic", std::move(all));
+  bool dense = false, head = false, right = true;
   for (const auto& module : modules) {
-    if (module.config && is_head(module.names.front())) out.set("lm_head", true);
+    head |= module.config && is_output_head(module.names.front());
     if (!in_a_layer(module) || module.usual) continue;
     dense |= !module.config;
     right = right && in_block({module.names.data(), 1}) == (module.config != nullptr);
   }
-  if ((dense || !in_block_.empty()) && !right)
-    out.set("modules_in_block_to_quantize", names_in_block(modules));
+  if (head || out.find("lm_head")) out.set("lm_head", head);
+  const Value* given = out.find("modules_in_block_to_quantize");
+  const bool nested = given && !given->as_array().empty() && given->as_array().front().is_array();
+  if (dense || !right || !in_block_.empty()) {
+    if (!right || !nested) out.set("modules_in_block_to_quantize", names_in_block(modules));
+  }
   return out;
 }
 

@@ -63,7 +63,8 @@ EIGHT = ('{class: Linear, methods: [gptq], match: "*.down_proj", '
          'options: {bits: 8, group_size: 64}}')
 DOUBLE = ('{class: Linear, methods: [bitsandbytes], match: "*.down_proj", '
           'options: {bnb_4bit_quant_type: fp4, bnb_4bit_use_double_quant: true}}')
-CASES = {  # arguments, readers and a rule of the registry
+MOE = "qwen3_moe"  # Transformers has experts in one piece, which neither method quantizes there
+CASES = {  # arguments, readers, a rule of the registry, a model beside FOLDER
     "gptq 4 bits": (GPTQ, GPTQ_READERS),
     "gptq v2": ([*GPTQ, "--format", "gptq_v2"], GPTQ_READERS),
     "gptq asym": ([*GPTQ, "--asym"], GPTQ_READERS),
@@ -76,6 +77,9 @@ CASES = {  # arguments, readers and a rule of the registry
     "gptq, a layer skipped": ([*GPTQ, "--skip", "model.layers.1"], GPTQ_READERS),
     "gptq, a module kept": (GPTQ, GPTQ_READERS, KEEP),
     "gptq, options for modules": (GPTQ, [by_gptqmodel], EIGHT),
+    "gptq of experts": (GPTQ, [by_gptqmodel], "", MOE),
+    "gptq of experts, a layer skipped": ([*GPTQ, "--skip", "model.layers.1"], [by_gptqmodel], "", MOE),
+    "awq of experts, a layer skipped": ([*AWQ, "--skip", "model.layers.1"], [by_gptqmodel], "", MOE),
     "awq": (AWQ, AWQ_READERS),
     "awq, polished": ([*AWQ, *POLISH], AWQ_READERS),
     "awq, modules skipped": ([*AWQ, "--skip", "up_proj"], AWQ_READERS),
@@ -95,22 +99,23 @@ CASES = {  # arguments, readers and a rule of the registry
 failed = 0
 with tempfile.TemporaryDirectory() as name:
     temporary = pathlib.Path(name)
-    source = temporary / "dense"
-    shutil.copytree(dense, source)
-    for file in (dense.parents[1] / "tokenizer/smollm").glob("tokenizer*"):  # GPTQModel wants one
-        shutil.copy(file, source)
+    for model in (dense.name, MOE):
+        shutil.copytree(dense.parent / model, temporary / model)
+        for file in (dense.parents[1] / "tokenizer/smollm").glob("tokenizer*"):
+            shutil.copy(file, temporary / model)  # GPTQModel wants one
     torch.manual_seed(1)
     ids = torch.randint(vocabulary, (128, 128))
     save_file({"input_ids": ids}, temporary / "text.safetensors")
     save_file({"input_ids": ids[:2, :12].clone()}, temporary / "ids.safetensors")
-    for case, (arguments, readers, *rules) in CASES.items():
+    for case, (arguments, readers, *more) in CASES.items():
+        rule, model = (*more, *("", dense.name)[len(more):])
         folder = temporary / "quantized"
         registry = temporary / "rules.yaml"
-        registry.write_text("graft: 1\npatches: [" + ", ".join(rules) + "]\n")
-        given = [f"--registry={registry}"] if rules else []
+        registry.write_text(f"graft: 1\npatches: [{rule}]\n")
+        given = [f"--registry={registry}"] if rule else []
         int8 = "int8" in arguments
         calibration = [] if int8 else ["--calibration", temporary / "text.safetensors"]
-        subprocess.run([graft, "-q", *given, "quantize", source, folder,
+        subprocess.run([graft, "-q", *given, "quantize", temporary / model, folder,
                         *calibration, *arguments], check=True)
         subprocess.run([graft, "-q", "forward", folder, "--dtype", "float32", "--input",
                         temporary / "ids.safetensors", "--output", temporary / "logits.safetensors",

@@ -57,6 +57,10 @@ with tempfile.TemporaryDirectory() as name:
     run("eval", reads, "--text", latin, code=1,
         says=["latin.txt", "this is not text: expected UTF-8, found 20 places"])
     run("generate", dense, "--ids", "1,2", "--seed", "3", code=1, says="--seed requires --temperature")
+    for family in ("gpt2", "opt"):  # 128 learned positions: what was written until then stays
+        ended = as_json("generate", golden / "arch" / family, "--ids", "1,2,3", "--ignore-eos",
+                        "--max-new-tokens", "200")
+        assert ended["full"] and not ended["stopped"] and len(ended["ids"]) == 126, ended
     cache = temporary / "cache/models--a--b"
     (cache / "refs").mkdir(parents=True)
     (cache / "refs/main").write_text("c0ffee")

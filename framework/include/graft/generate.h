@@ -21,6 +21,7 @@ struct GenerateOptions {
 struct Generated {
   std::vector<std::int64_t> ids;  ///< the new ones, a stop id included
   bool stopped = false;           ///< a stop id came, or the caller had enough
+  bool full = false;              ///< ended because the model has no positions for more
   double prompt_seconds = 0;      ///< until the first new token was known
   double decode_seconds = 0;      ///< for all others
 };

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -102,6 +103,8 @@ class GRAFT_API Model : public nn::Block {
   virtual Output output() const = 0;
   /// Logits [B, T, V] or hidden states [B, T, H] in the model's dtype. Run it under InferenceMode.
   virtual at::Tensor forward(const Batch& batch) = 0;
+  /// Tokens that a text may have where positions are learned; absent: there is no such end.
+  virtual std::optional<std::int64_t> positions() const { return std::nullopt; }
   /// Decoder layers, for the size of a KvCache; 0 for an encoder.
   virtual std::size_t cache_layers() const = 0;
   virtual std::vector<InputGroup> input_groups() const = 0;

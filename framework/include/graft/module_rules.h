@@ -14,7 +14,7 @@
 namespace graft {
 
 struct NameRule {
-  std::string pattern;  ///< Perl-compatible, of the whole name: "^model\.layers\.\d+\.mlp\.up_proj$"
+  std::string pattern;  ///< Perl-compatible: "^model\.layers\.\d+\.mlp\.up_proj$", "^a\.experts\."
   Value what;
 };
 
@@ -25,17 +25,20 @@ GRAFT_API std::vector<NameRule> name_rules(
     std::span<const PlannedModule> modules,
     const std::function<Value(const PlannedModule&)>& wanted);
 
-/// A skip list for readers that match in different ways: each dense module by its whole names; of
-/// `given` what is part of none of these. `with_usual`: also those that are dense on their own.
+/// A skip list for readers that match in different ways, some by parts of names: each dense module
+/// by its whole names; of `given` what is part of none of these. `with_usual`: also those that are
+/// dense on their own.
 GRAFT_API std::vector<std::string> skip_list(const std::vector<std::string>& given,
                                              std::span<const PlannedModule> modules,
                                              bool with_usual);
 
 /// For Quantizer::require_portable: throws Error(usage) naming sizes that would do unless groups of
-/// `group_size` inputs, -1 for one group, fill the module's; and unless it is one of `known` or
-/// all of them.
+/// `group_size` inputs, -1 for one group, fill the module's and are of a `known` size.
 GRAFT_API void require_whole_groups(const ModuleSpec& spec, std::int64_t group_size,
                                     const std::vector<std::int64_t>& known);
+
+/// "lm_head", at the top or below something.
+GRAFT_API bool is_output_head(const std::string& name);
 
 /// Whether the module is inside a numbered layer: some readers look nowhere else.
 GRAFT_API bool in_a_layer(const PlannedModule& module);

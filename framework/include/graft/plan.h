@@ -61,7 +61,7 @@ struct PlanEntry {
   /// Why a module is kept that a plugin of the method could have replaced.
   enum class Dense {
     unclaimed,  ///< no plugin could
-    usual,      ///< as all readers have it: tied weights, the rules that come with graft
+    usual,      ///< as all readers have it: tied weights, the output head
     chosen,     ///< by a skip list, another rule or the caller, or for want of support
   };
   Dense dense = Dense::unclaimed;  ///< of kept modules

@@ -67,6 +67,7 @@ struct PlannedModule {
   std::vector<std::string> names;  ///< its path in the model, then as its checkpoint spells it
   QuantConfigPtr config;           ///< null: it stays dense
   bool usual = false;  ///< dense as every reader of the method has it on its own: PlanEntry::Dense
+  bool below = false;  ///< names a block, dense with all modules that readers have in it: experts
 };
 
 /// What holds for a checkpoint after its tensors were looked at.

@@ -175,6 +175,9 @@ TEST_CASE("a folder with more than a model in it is never overwritten, one with 
   CHECK(fs::exists(temporary.path() / "project/src/main.js"));
   temporary.write("encoder/config.json", "{}");
   temporary.write("encoder/1_Pooling/config.json", "{}");
+  CHECK(contains(refused(ErrorKind::usage, temporary.path() / "encoder", overwrite),
+                 "found the folder '1_Pooling'"));  // nothing says that it is a module's
+  temporary.write("encoder/modules.json", R"([{"path": "1_Pooling"}])");
   write_model(temporary.path() / "encoder", '1', overwrite);
   CHECK(fill_of(temporary.path() / "encoder") == '1');
 }

@@ -18,14 +18,22 @@ TEST_CASE("what goes with a model is saved with it, and nothing of its former we
        {"pytorch_model.bin", "pytorch_model.bin.index.json", "quantize_config.json", "README.md",
         "graft-report.json", ".gitattributes", "onnx/model.onnx", "original/params.json"})
     folder.write(name, "{}");
+  folder.write("modules.json", R"([{"path": ""}, {"path": "1_Pooling"}, {"path": "3_link"}])");
+  folder.write("2_Other/config.json", "{}");
+  const TemporaryFolder elsewhere;
+  elsewhere.write("secret", "x");
+  fs::create_directory_symlink(elsewhere.path(), folder.path() / "3_link");
+  fs::create_symlink(elsewhere.path() / "secret", folder.path() / "notes.txt");
+  fs::create_symlink(folder.path() / "LICENSE", folder.path() / "NOTICE");
   const TemporaryFolder out;
   test.host->save(test.host->load(folder.path()), out.path() / "m");
   std::set<std::string> names;
   for (const auto& entry : fs::recursive_directory_iterator(out.path() / "m"))
     if (entry.is_regular_file())
       names.insert(fs::relative(entry.path(), out.path() / "m").string());
-  CHECK(names == std::set<std::string>{"1_Pooling/config.json", "LICENSE", "config.json",
+  CHECK(names == std::set<std::string>{"1_Pooling/config.json", "LICENSE", "NOTICE", "config.json",
                                        "config_sentence_transformers.json", "model.safetensors",
-                                       "modeling_own.py", "preprocessor_config.json",
+                                       "modeling_own.py", "modules.json",
+                                       "preprocessor_config.json",
                                        "tokenizer.json"});
 }

@@ -4,6 +4,9 @@
 
 #include <doctest/doctest.h>
 
+#include <fstream>
+#include <iterator>
+
 #include "../calibrating/calibrated_model.h"
 #include "graft/module_rules.h"
 #include "graft/quantizer.h"
@@ -106,11 +109,99 @@ TEST_CASE("rules for modules hold by any name that a checkpoint has for them") {
 TEST_CASE("a list of bitsandbytes names all that is dense, with the head that it otherwise implies") {
   const auto settings = written(kLlama, with(kNf4, R"("llm_int8_skip_modules": ["o_proj"])"));
   CHECK(to_json(settings.at("llm_int8_skip_modules")) ==
-        R"(["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj", "lm_head"])");
+        R"(["o_proj", "model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj", )"
+        R"("lm_head"])");
   CHECK(lists(written(kLlama, kNf4, kKeep).at("llm_int8_skip_modules"), "lm_head"));
   const auto with_head = written(kLlama, kNf4,
                                  R"({class: Linear, methods: "*", match: lm_head, plugin: org.graft.bnb})");
   CHECK(to_json(with_head.at("llm_int8_skip_modules")) == "[]");
+}
+
+TEST_CASE("experts that stay in one piece are told as all that other readers have below them") {
+  const std::string skip = R"("modules_to_not_convert": ["model.layers.1"])";
+  const auto moe = kGolden / "arch/qwen3_moe";
+  const auto gptq = written(moe, with(kGptq, skip));
+  CHECK(gptq.at("dynamic").find("-:^model\\.layers\\.1\\.mlp\\.experts\\.") != nullptr);
+  const auto& names = gptq.at("modules_in_block_to_quantize").as_array().at(0);
+  CHECK(lists(names, "model.layers.0.mlp.experts.0.up_proj"));
+  CHECK_FALSE(lists(names, "up_proj"));
+  CHECK(lists(written(moe, with(kAwq, skip)).at("modules_to_not_convert"),
+              "model.layers.1.mlp.experts"));
+  CHECK(lists(written(moe, with(kNf4, R"("llm_int8_skip_modules": ["model.layers.1"])"))
+                  .at("llm_int8_skip_modules"),
+              "model.layers.1.mlp.experts"));
+}
+
+TEST_CASE("routers are told to be dense, which older readers take for linear layers") {
+  const std::string router = "model.layers.0.mlp.gate";
+  const auto gptq = written(kMoe, kGptq);
+  CHECK(gptq.at("dynamic").find("-:^model\\.layers\\.\\d+\\.mlp\\.gate$") != nullptr);
+  const auto& names = gptq.at("modules_in_block_to_quantize").as_array().at(0);
+  CHECK(lists(names, "up_proj"));
+  CHECK_FALSE(lists(names, "mlp.gate"));
+  CHECK(lists(written(kMoe, kAwq).at("modules_to_not_convert"), router));
+  CHECK(lists(written(kMoe, kNf4).at("llm_int8_skip_modules"), router));
+}
+
+TEST_CASE("every name that a checkpoint has for a module gets its rule") {
+  const PlannedModule module{{"model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj"},
+                             nullptr, false};
+  LoadOptions options;
+  options.quantization_config = parse_json(kGptq);
+  const Plan plan = host().host->plan(Checkpoint::open(kLlama), options);
+  const auto& quantizer = *quantizer_of(plan);
+  const auto config = quantizer.parse(
+      parse_json(with(kGptq, R"("dynamic": {"-:^model\\.layers": {}, "+:other": null})")));
+  const auto dynamic = quantizer.describe_modules(*config, {&module, 1}).at("dynamic");
+  REQUIRE(dynamic.as_object().size() == 4);
+  CHECK(dynamic.as_object()[0].first == "-:^model\\.layers\\.\\d+\\.mlp\\.up_proj$");
+  CHECK(dynamic.as_object()[1].first ==
+        "-:^model\\.language_model\\.layers\\.\\d+\\.mlp\\.up_proj$");
+  CHECK(dynamic.as_object()[2].first == "-:^model\\.layers");
+  CHECK(to_json(dynamic.at("+:other")) == "{}");  // null stops GPTQModel
+}
+
+TEST_CASE("settings from elsewhere are written as what was made") {
+  CHECK(written(kLlama, kGptq).at("checkpoint_format") == Value("gptq"));
+  CHECK(written(kLlama, with(kGptq, R"("lm_head": true)")).at("lm_head") == Value(false));
+  CHECK(written(kLlama, kGptq, R"({class: Linear, methods: "*", match: lm_head, plugin: org.graft.gptq})")
+            .at("lm_head") == Value(true));
+  CHECK(to_json(written(kLlama, with(kGptq, R"("modules_in_block_to_quantize": ["q_proj"])"))
+                    .at("modules_in_block_to_quantize")) == R"([["self_attn.q_proj"]])");
+  const auto one = written(kLlama, with(kGptq, R"("block_name_to_quantize": "model.layers.1")"));
+  CHECK(one.at("dynamic").find("-:^model\\.layers\\.0\\.mlp\\.up_proj$") != nullptr);
+  const auto awq = written(kLlama, with(kAwq, R"("dynamic": {"-:.*o_proj": {}})"));
+  CHECK(to_json(awq.at("dynamic")) == R"({"-:^model\\.layers\\.\\d+\\.self_attn\\.o_proj$": {}})");
+  CHECK(written(kLlama, with(kNf4, R"("llm_int8_skip_modules": [])")).find("llm_int8_skip_modules") ==
+        nullptr);
+}
+
+TEST_CASE("a model of which nothing is quantized is saved as a dense one") {
+  LoadOptions options;
+  options.quantization_config = parse_json(with(kNf4, R"("llm_int8_skip_modules": ["model", "proj"])"));
+  const auto made = host().host->load(kLlama, options);
+  CHECK(made.plan.count(Action::quantize) == 0);
+  const TemporaryFolder out;
+  host().host->save(made, out.path() / "m");
+  CHECK(Checkpoint::open(out.path() / "m").config().find("quantization_config") == nullptr);
+}
+
+TEST_CASE("another format is told by the settings file, too, whatever fields it had") {
+  const EditedFolder folder("vectors/tiny_llama_gptq4_v1", [](Value& config, RawTensors&) {
+    settings_of(config).erase("checkpoint_format");
+    settings_of(config).erase("format");
+  });
+  folder.write("quantize_config.json", R"({"bits": 4, "group_size": 32, "desc_act": false})");
+  auto loaded = host().host->load(folder.path());
+  const TemporaryFolder out;
+  const auto side = [&](const char* name) {
+    host().host->save(loaded, out.path() / name);
+    std::ifstream in(out.path() / name / "quantize_config.json");
+    return parse_json(std::string(std::istreambuf_iterator<char>(in), {}));
+  };
+  CHECK(side("same").find("checkpoint_format") == nullptr);
+  host().host->set_format(loaded, "gptq_v2");
+  CHECK(side("other").at("checkpoint_format") == Value("gptq_v2"));
 }
 
 TEST_CASE("towers, which are written dense, are told to readers that look beyond the layers") {
@@ -217,10 +308,11 @@ TEST_CASE("groups that other readers do not load are refused with the sizes that
       for (const auto& word : words) CHECK(contains(error.what(), word));
     }
   }
-  // A group as long as a row is as good as one group.
   ModuleSpec spec;
   spec.in_features = 48;
-  require_whole_groups(spec, 48, {16});
+  CHECK_THROWS_AS(require_whole_groups(spec, 48, {16}), Error);  // all of a row, but no known size
+  require_whole_groups(spec, -1, {16});
+  require_whole_groups(spec, 16, {16});
 }
 
 TEST_CASE("codes that do not fill words are refused, because other readers take words for whole") {
