@@ -25,57 +25,12 @@
 #include "planning/settings.h"
 #include "planning/written_settings.h"
 #include "plugins/call.h"
-#include "plugins/search_path.h"
+#include "rule_files.h"
 #include "running/input_ids.h"
 
 namespace graft {
-namespace {
 
 namespace fs = std::filesystem;
-
-/// Of a folder that need not be there; one that is and cannot be read is an error.
-std::vector<fs::path> yaml_files(const fs::path& folder) {
-  std::vector<fs::path> files;
-  std::error_code error;
-  if (!fs::exists(folder, error)) return files;
-  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
-       entry.increment(error))
-    if (entry->path().extension() == ".yaml") files.push_back(entry->path());
-  if (error)
-    throw Error(ErrorKind::resource, "the folder of registry rules cannot be read")
-        .at(folder.string())
-        .found(error.message());
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
-/// The rules that come with graft lie beside the library: <dir of
-/// libgraft.so>/graft/registry/*.yaml. Without them an output head would be quantized.
-std::vector<fs::path> installed_registry() {
-  const auto folder = folder_of_libgraft() / "graft" / "registry";
-  auto files = yaml_files(folder);
-  if (files.empty())
-    throw Error(ErrorKind::plugin, "the rules that come with graft are missing")
-        .at(folder.string())
-        .expected("defaults.yaml and others")
-        .hint("copy the folder graft beside libgraft.so too, or install graft again");
-  return files;
-}
-
-/// The user's own: $XDG_CONFIG_HOME/graft/registry, else ~/.config/graft/registry.
-std::vector<fs::path> user_registry() {
-  const char* config = std::getenv("XDG_CONFIG_HOME");
-  const char* home = std::getenv("HOME");
-  fs::path folder;
-  if (config && *config)
-    folder = config;
-  else if (home && *home)
-    folder = fs::path(home) / ".config";
-  if (!folder.is_absolute()) return {};  // never the current directory
-  return yaml_files(folder / "graft" / "registry");
-}
-
-}  // namespace
 
 const Value* quantization_config_of(const Value& config) {
   if (const Value* found = config.find("quantization_config")) return found;
@@ -103,8 +58,8 @@ void Host::State::rebuild_registry() {
   builder.add_claims(claims);
   for (const auto* library : plugins.libraries())
     if (const auto& file = library->registry_file()) builder.add_file(*file, Tier::plugin);
-  for (const auto& file : installed_registry()) builder.add_file(file, Tier::installed);
-  for (const auto& file : user_registry()) builder.add_file(file, Tier::user);
+  for (const auto& file : installed_rules()) builder.add_file(file, Tier::installed);
+  for (const auto& file : user_rules()) builder.add_file(file, Tier::user);
   for (const auto& file : options.registry_files) builder.add_file(file, Tier::command_line);
   for (std::size_t i = 0; i < patches.size(); ++i)  // API:1, API:2, ...: later wins
     builder.add_text(std::string(i, '\n') + "{graft: 1, patches: [" + patches[i] + "\n]}\n", "API",

@@ -97,9 +97,9 @@ void require_whole_groups(const ModuleSpec& spec, std::int64_t group_size,
   std::string fitting = "-1";
   for (const auto size : known)
     if (inputs % size == 0) fitting += ", " + std::to_string(size);
-  throw Error(ErrorKind::usage, whole ? "other readers of the method do not know groups of this size"
-                                      : "the last group would be short, which other readers of "
-                                        "the method do not load")
+  throw Error(ErrorKind::usage,
+              whole ? "other readers of the method do not know groups of this size"
+                    : "the last group would be short, which other readers of the method do not load")
       .expected("a group_size that " + std::to_string(inputs) + " inputs are a multiple of: " +
                 fitting)
       .found(std::to_string(group_size))

@@ -23,7 +23,8 @@ bool is_plain_folder(const fs::path& path) {
 }
 
 bool is_below(const fs::path& path, const fs::path& folder) {
-  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
+  const auto apart = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
+  return apart.first == folder.end();
 }
 
 /// The cache has snapshots/COMMIT/NAME -> ../../blobs/HASH.
@@ -69,7 +70,8 @@ bool is_companion(const fs::directory_entry& entry, const std::set<fs::path>& fo
   if (entry.is_directory()) return folders.contains(entry.path());
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name.starts_with(".")) return false;
-  if (entry.is_symlink() && !kEveryModels.contains(name) && leads_astray(entry.path())) return false;
+  if (entry.is_symlink() && !kEveryModels.contains(name) && leads_astray(entry.path()))
+    return false;
   std::string end = entry.path().extension().string();
   std::transform(end.begin(), end.end(), end.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });

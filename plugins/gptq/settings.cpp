@@ -251,9 +251,9 @@ bool GptqConfig::in_block(std::span<const std::string> names) const {
   return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
     if (is_output_head(name)) return true;
     return name.starts_with(block_) &&
-           (in_block_.empty() || std::any_of(in_block_.begin(), in_block_.end(), [&](const auto& end) {
-              return name.ends_with(end);
-            }));
+           (in_block_.empty() ||
+            std::any_of(in_block_.begin(), in_block_.end(),
+                        [&](const auto& end) { return name.ends_with(end); }));
   });
 }
 
@@ -334,7 +334,8 @@ Value GptqConfig::rule_wanted(const PlannedModule& module) const {
 Value GptqConfig::describe_modules(std::span<const PlannedModule> modules) const {
   Value out = describe();
   bool has_format = false;
-  for (const char* name : {"checkpoint_format", "format", "version"}) has_format |= !!out.find(name);
+  for (const char* name : {"checkpoint_format", "format", "version"})
+    has_format |= out.find(name) != nullptr;
   if (!has_format) out.set("checkpoint_format", word(format));
   const auto rules =
       name_rules(modules, [&](const PlannedModule& module) { return rule_wanted(module); });
@@ -357,9 +358,8 @@ Value GptqConfig::describe_modules(std::span<const PlannedModule> modules) const
   if (head || out.find("lm_head")) out.set("lm_head", head);
   const Value* given = out.find("modules_in_block_to_quantize");
   const bool nested = given && !given->as_array().empty() && given->as_array().front().is_array();
-  if (dense || !right || !in_block_.empty()) {
-    if (!right || !nested) out.set("modules_in_block_to_quantize", names_in_block(modules));
-  }
+  if (!right || (!nested && (dense || !in_block_.empty())))
+    out.set("modules_in_block_to_quantize", names_in_block(modules));
   return out;
 }
 
