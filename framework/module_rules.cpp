@@ -88,6 +88,38 @@ std::vector<NameRule> name_rules(std::span<const PlannedModule> modules,
   return out;
 }
 
+std::vector<GivenRule> read_rules(const Value& rules,
+                                  const std::function<void(const Value&)>& check) {
+  const auto wrong = [](std::string_view expected, const Value& found) {
+    return Error(ErrorKind::model, "wrong type")
+        .expected(std::string(expected))
+        .found(found.type_name())
+        .hint("correct it there, or get the file from its source again");
+  };
+  if (!rules.is_object()) throw wrong("an object of patterns", rules);
+  std::vector<GivenRule> out;
+  for (const auto& [key, overrides] : rules.as_object()) {
+    const bool skip = key.starts_with("-:");
+    try {
+      if (!overrides.is_object() && !overrides.is_null()) throw wrong("object", overrides);
+      if (check) check(overrides);
+      out.push_back({Regex(skip || key.starts_with("+:") ? key.substr(2) : key, ErrorKind::model),
+                     skip, overrides});
+    } catch (Error& error) {
+      throw error.at("field " + quote(key));
+    }
+  }
+  return out;
+}
+
+const GivenRule* first_rule(const std::vector<GivenRule>& rules,
+                            std::span<const std::string> names) {
+  for (const auto& rule : rules)
+    for (const auto& name : names)
+      if (rule.name.match_start(name)) return &rule;
+  return nullptr;
+}
+
 void require_whole_groups(const ModuleSpec& spec, std::int64_t group_size,
                           const std::vector<std::int64_t>& known) {
   const std::int64_t inputs = spec.in_features;

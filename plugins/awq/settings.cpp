@@ -110,15 +110,10 @@ std::shared_ptr<const AwqConfig> AwqConfig::parse(const Value& settings) {
   if (const Value* pack = settings.find("pack_dtype"))
     if (!(*pack == Value("int32"))) throw wrong("pack_dtype", "int32", *pack);
   if (const Value* rules = settings.find("dynamic")) {
-    if (!rules->is_object()) throw wrong("dynamic", "an object of patterns", *rules);
-    for (const auto& [key, overrides] : rules->as_object()) {
-      const bool skip = key.starts_with("-:");
-      const std::string pattern = skip || key.starts_with("+:") ? key.substr(2) : key;
-      try {
-        config->dynamic_.push_back({Regex(pattern, ErrorKind::model), skip});
-      } catch (Error& error) {
-        throw error.at("field " + quote(key)).at("field 'dynamic'");
-      }
+    try {
+      config->dynamic_ = read_rules(*rules);
+    } catch (Error& error) {
+      throw error.at("field 'dynamic'");
     }
   }
   for (const auto& [key, value] : settings.as_object())
@@ -144,10 +139,8 @@ Value AwqConfig::describe() const {
 
 std::shared_ptr<const QuantConfig> AwqConfig::for_module(
     std::span<const std::string> names) const {
-  for (const auto& rule : dynamic_)
-    for (const auto& name : names)
-      if (rule.name.match_start(name)) return rule.skip ? nullptr : shared_from_this();
-  return shared_from_this();
+  const auto* rule = first_rule(dynamic_, names);
+  return rule && rule->skip ? nullptr : shared_from_this();
 }
 
 std::string AwqConfig::summary() const {

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "graft/module_rules.h"
 #include "graft/quant_config.h"
 #include "graft/quantizer.h"
-#include "graft/regex.h"
 #include "graft/value.h"
 
 namespace graft::awq {
@@ -40,12 +40,8 @@ class AwqConfig : public QuantConfig {
   }
 
  private:
-  struct Rule {
-    Regex name;
-    bool skip = false;
-  };
-  std::vector<Rule> dynamic_;  ///< the first that matches decides
-  Value source_;               ///< as given
+  std::vector<GivenRule> dynamic_;  ///< the first that matches decides
+  Value source_;                    ///< as given
 };
 
 const char* word(AwqConfig::Version version);

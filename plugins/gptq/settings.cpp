@@ -206,23 +206,13 @@ std::shared_ptr<const GptqConfig> GptqConfig::parse(const Value& settings) {
   config->block_ = settings.get_string("block_name_to_quantize", "");
   config->in_block_ = read_in_block(settings);
   if (const Value* rules = settings.find("dynamic")) {
-    if (!rules->is_object()) throw wrong("dynamic", "an object of patterns", *rules);
-    for (const auto& [key, overrides] : rules->as_object()) {
-      const bool skip = key.starts_with("-:");
-      const std::string pattern = skip || key.starts_with("+:") ? key.substr(2) : key;
-      try {
-        if (!overrides.is_object() && !overrides.is_null())
-          throw Error(ErrorKind::model, "wrong type")
-              .expected("object")
-              .found(overrides.type_name())
-              .hint("correct it there, or get the file from its source again");
+    try {
+      config->dynamic_ = read_rules(*rules, [&](const Value& overrides) {
         GptqConfig variant = *config;
         variant.apply(overrides);  // so that a mistake is found before a module matches
-        config->dynamic_.push_back({Regex(pattern, ErrorKind::model), skip, overrides});
-      } catch (Error& error) {
-        error.at("field " + quote(key)).at("field 'dynamic'");
-        throw;
-      }
+      });
+    } catch (Error& error) {
+      throw error.at("field 'dynamic'");
     }
   }
   for (const auto& [key, value] : settings.as_object())
@@ -240,13 +230,6 @@ void GptqConfig::apply(const Value& overrides) {
     if (!(*pack == Value("int32"))) throw wrong("pack_dtype", "int32", *pack);
 }
 
-const GptqConfig::Rule* GptqConfig::rule_for(std::span<const std::string> names) const {
-  for (const auto& rule : dynamic_)
-    for (const auto& name : names)
-      if (rule.name.match_start(name)) return &rule;
-  return nullptr;
-}
-
 bool GptqConfig::in_block(std::span<const std::string> names) const {
   return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
     if (is_output_head(name)) return true;
@@ -259,7 +242,7 @@ bool GptqConfig::in_block(std::span<const std::string> names) const {
 
 std::shared_ptr<const QuantConfig> GptqConfig::for_module(
     std::span<const std::string> names) const {
-  if (const Rule* rule = rule_for(names)) {
+  if (const auto* rule = first_rule(dynamic_, names)) {
     if (rule->skip) return nullptr;
     if (!rule->overrides.is_object() || rule->overrides.as_object().empty())
       return shared_from_this();
@@ -299,13 +282,13 @@ Value GptqConfig::rule_wanted(const PlannedModule& module) const {
   // Each reader knows one of the names, so every one has to be said.
   const auto said_of_all = [&](const auto& says) {
     return std::all_of(module.names.begin(), module.names.end(), [&](const std::string& name) {
-      return says(rule_for({&name, 1}));
+      return says(first_rule(dynamic_, {&name, 1}));
     });
   };
   if (!module.config) {
     const bool known =
         module.usual || !in_a_layer(module) ||
-        said_of_all([](const Rule* rule) { return rule && rule->skip; });
+        said_of_all([](const GivenRule* rule) { return rule && rule->skip; });
     return known ? Value() : Value(false);
   }
   const auto& wanted = dynamic_cast<const GptqConfig&>(*module.config);
@@ -315,7 +298,7 @@ Value GptqConfig::rule_wanted(const PlannedModule& module) const {
         .expected(word(format))
         .found(word(wanted.format))
         .hint("leave checkpoint_format out of the options of the rule");
-  if (said_of_all([&](const Rule* rule) {
+  if (said_of_all([&](const GivenRule* rule) {
         GptqConfig said = *this;
         if (rule) said.apply(rule->overrides);
         return !(rule && rule->skip) && wanted.bits == said.bits &&

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "graft/module_rules.h"
 #include "graft/quant_config.h"
 #include "graft/quantizer.h"
-#include "graft/regex.h"
 #include "graft/value.h"
 #include "kernels/format.h"
 
@@ -57,21 +57,14 @@ class GptqConfig : public QuantConfig {
   std::shared_ptr<const GptqConfig> with_format(Format other) const;
 
  private:
-  struct Rule {
-    Regex name;
-    bool skip = false;
-    Value overrides;
-  };
   void apply(const Value& overrides);
-  /// The first rule of `dynamic` that matches, or nullptr.
-  const Rule* rule_for(std::span<const std::string> names) const;
   /// Whether block_name_to_quantize and modules_in_block_to_quantize have the module quantized.
   bool in_block(std::span<const std::string> names) const;
   /// What a rule of `dynamic` has to say of the module: false that it stays dense, an object of
   /// what it has of its own; null where nothing needs saying.
   Value rule_wanted(const PlannedModule& module) const;
 
-  std::vector<Rule> dynamic_;          ///< the first that matches decides
+  std::vector<GivenRule> dynamic_;     ///< the first that matches decides
   std::string block_;                  ///< prefix of the decoder layers; empty: any
   std::vector<std::string> in_block_;  ///< ends of names that are quantized; empty: all
   Value source_;                       ///< as given; null when graft made the settings

@@ -7,6 +7,7 @@
 
 #include "graft/export.h"
 #include "graft/quantizer.h"
+#include "graft/regex.h"
 #include "graft/value.h"
 
 // What settings say of single modules, for Quantizer::describe_modules.
@@ -24,6 +25,21 @@ struct NameRule {
 GRAFT_API std::vector<NameRule> name_rules(
     std::span<const PlannedModule> modules,
     const std::function<Value(const PlannedModule&)>& wanted);
+
+/// A rule of settings for the modules whose names it matches from their start.
+struct GivenRule {
+  Regex name;
+  bool skip = false;  ///< "-:" before the pattern: they stay dense
+  Value overrides;    ///< an object, or null
+};
+
+/// The object of patterns ("-:a", "+:a", "a") and overrides in its order. `check` may refuse
+/// overrides. Throws Error(model) at the key.
+GRAFT_API std::vector<GivenRule> read_rules(const Value& rules,
+                                            const std::function<void(const Value&)>& check = {});
+/// The first that matches any of the names, or nullptr.
+GRAFT_API const GivenRule* first_rule(const std::vector<GivenRule>& rules,
+                                      std::span<const std::string> names);
 
 /// A skip list for readers that match in different ways, some by parts of names: each dense module
 /// by its whole names; of `given` what is part of none of these. `with_usual`: also those that are

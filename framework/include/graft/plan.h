@@ -109,9 +109,9 @@ struct GRAFT_API Plan {
   /// Bytes of the checkpoint that entries take.
   std::uint64_t bytes_taken() const;
 
-  /// Throws Error(model) listing what is missing, mismatched or contradictory, and Error(usage) for
-  /// what is unportable; under `strict` also for what is doubtful, and Error(coverage) for what is unexpected, unmatched or left dense for
-  /// want of support.
+  /// Throws Error(model) for what is missing, mismatched or contradictory, Error(usage) for what is
+  /// unportable; under `strict` also for what is doubtful, and Error(coverage) for what is
+  /// unexpected, unmatched or left dense for want of support.
   void check(bool strict) const;
   /// Stable keys, docs/cli.md.
   Value to_value() const;
