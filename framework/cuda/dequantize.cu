@@ -1,6 +1,7 @@
 #include "cuda/dequantize.h"
 
 #include "cuda/device_math.cuh"
+#include "cuda/launch.cuh"
 
 namespace graft::cuda {
 namespace {
@@ -109,13 +110,10 @@ cudaError_t run(const Fragments& weight, std::int64_t first, std::int64_t count,
                     static_cast<unsigned>((count + kBandOutputs - 1) / kBandOutputs));
   const auto* codes = static_cast<const std::uint32_t*>(weight.codes);
   const bool bf16 = weight.element == Element::bf16;
-  if (shape.kind == CodeKind::int4)
-    dequantize_kernel<T, CodeKind::int4><<<blocks, kWarps * 32, 0, stream>>>(
-        shape, codes, weight.words, nullptr, bf16, first, count, out);
-  else
-    dequantize_kernel<T, CodeKind::table4><<<blocks, kWarps * 32, 0, stream>>>(
-        shape, codes, weight.words, weight.table, bf16, first, count, out);
-  return cudaGetLastError();
+  const auto kernel = shape.kind == CodeKind::int4 ? dequantize_kernel<T, CodeKind::int4>
+                                                   : dequantize_kernel<T, CodeKind::table4>;
+  return launch_kernel(kernel, blocks, kWarps * 32, stream, shape, codes, weight.words,
+                       weight.table, bf16, first, count, out);
 }
 
 }  // namespace

@@ -36,11 +36,15 @@ __device__ __forceinline__ std::uint32_t bits_of(P pair) {
   return *reinterpret_cast<std::uint32_t*>(&pair);
 }
 
-/// (a & b) | c in one instruction.
+/// (a & b) | c, on a device in one instruction.
 __device__ __forceinline__ std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+#if defined(__CUDA_ARCH__)
   std::uint32_t out;
   asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
   return out;
+#else
+  return (a & b) | c;
+#endif
 }
 
 /// Both halves the zero point in the upper half of a word, as magic numbers.
@@ -99,18 +103,6 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   out.x = from_float<T>(low);
   out.y = from_float<T>(high);
   return bits_of(out);
-}
-
-/// Waits until another block has set a flag; one thread.
-__device__ __forceinline__ void wait_for(const int* flag) {
-  int seen;
-  do {
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
-  } while (seen == 0);
-}
-/// Sets a flag after everything that this block wrote before a barrier; one thread.
-__device__ __forceinline__ void set_flag(int* flag) {
-  asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
 }
 
 }  // namespace graft::cuda

@@ -4,8 +4,9 @@
 
 #include <cstddef>
 
-// Kernels that start while the one before them on the stream ends, and wait for it where they first
-// touch what it wrote (CUDA C++ Programming Guide, "Programmatic Dependent Launch").
+// Launches, and kernels that start while the one before them on the stream ends, and wait for it
+// where they first touch what it wrote (CUDA C++ Programming Guide, "Programmatic Dependent
+// Launch").
 
 namespace graft::cuda {
 
@@ -18,6 +19,17 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+/// What the launch returned: errors of work before it are not its own.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 blocks, unsigned threads,
+                          cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 /// `cluster`: blocks that can read each other's shared memory; more than one needs sm_90.

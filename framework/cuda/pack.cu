@@ -1,3 +1,4 @@
+#include "cuda/launch.cuh"
 #include "cuda/pack.h"
 
 namespace graft::cuda {
@@ -46,16 +47,14 @@ unsigned blocks_for(std::int64_t count) {
 
 cudaError_t pack_codes(const FragmentShape& shape, const std::uint32_t* words, void* codes,
                        cudaStream_t stream) {
-  pack_kernel<<<blocks_for(shape.code_bytes / 4), kThreads, 0, stream>>>(
-      shape, words, static_cast<std::uint32_t*>(codes));
-  return cudaGetLastError();
+  return launch_kernel(pack_kernel, blocks_for(shape.code_bytes / 4), kThreads, stream, shape,
+                       words, static_cast<std::uint32_t*>(codes));
 }
 
 cudaError_t unpack_codes(const FragmentShape& shape, const void* codes, std::uint32_t* words,
                          cudaStream_t stream) {
-  unpack_kernel<<<blocks_for(shape.k / 8 * shape.n), kThreads, 0, stream>>>(
-      shape, static_cast<const std::uint32_t*>(codes), words);
-  return cudaGetLastError();
+  return launch_kernel(unpack_kernel, blocks_for(shape.k / 8 * shape.n), kThreads, stream, shape,
+                       static_cast<const std::uint32_t*>(codes), words);
 }
 
 }  // namespace graft::cuda

@@ -1,8 +1,10 @@
 #include <algorithm>
 
 #include "cuda/device_math.cuh"
+#include "cuda/flags.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/shared_memory.cuh"
 #include "cuda/stream_product.h"
 
 namespace graft::cuda {
@@ -42,27 +44,6 @@ __host__ __device__ constexpr int most_warps(int row_tiles, bool fine) {
   return row_tiles == 4 || (row_tiles == 2 && fine) ? 8 : 12;
 }
 
-std::uint32_t __device__ __forceinline__ shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ __forceinline__ std::uint64_t evict_first() {
-  std::uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-__device__ __forceinline__ void copy_once(std::uint32_t to, const void* from,
-                                          std::uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "l"(policy)
-               : "memory");
-}
-__device__ __forceinline__ void copy(std::uint32_t to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
-               : "memory");
-}
-
 /// kHigh tiles of 16 outputs, kRows tiles of 8 rows of x; the warps of a block take its steps of 64
 /// inputs in turn. kFine: groups of 32 inputs.
 template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
@@ -72,7 +53,7 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   constexpr int kStage = stage_of(kHigh, kRows, kFine);
   constexpr bool kTable = kKind == CodeKind::table4;
   constexpr int kStages = stages_of(kRows), kMeetings = meetings_of(kRows);
-  extern __shared__ __align__(128) char shared[];
+  GRAFT_DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   char* const rings = shared + (kTable ? kTableBytes : 0);
   char* const ring = rings + warp * (kStages * kStage);
@@ -175,7 +156,7 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
       fetch_x(stage);
       advance();
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit_copies();
   }
   const std::uint32_t table = shared_address(shared) + static_cast<std::uint32_t>(lane * 4);
 
@@ -188,14 +169,14 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
     unit += end - begin;
     float total[kHigh][kRows][4] = {};
     for (int step = begin + warp; step < end; step += warps) {
-      asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
+      wait_for_copies<kStages - 2>();
       __syncwarp();
       if (at_ahead < end_ahead) {
         fetch_weight(free_stage);
         fetch_x(free_stage);
         advance();
       }
-      asm volatile("cp.async.commit_group;" ::: "memory");
+      commit_copies();
       const char* at = ring + stage * kStage;
       const std::uint32_t x_at =
           x_address + static_cast<std::uint32_t>(stage * kStage + x_row * 128);
@@ -248,9 +229,7 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
 #pragma unroll
               for (int i = 0; i < 4; ++i) {
                 const std::uint32_t moved = i == 0 ? codes[h][s] << 7 : codes[h][s] >> (8 * i - 7);
-                asm volatile("ld.shared.b32 %0, [%1];"
-                             : "=r"(a[i])
-                             : "r"((moved & 0x7F80) + table));
+                a[i] = load_shared((moved & 0x7F80) + table);
               }
             } else {
 #pragma unroll

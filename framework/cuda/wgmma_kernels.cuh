@@ -3,8 +3,10 @@
 #include <cuda.h>
 
 #include "cuda/device_math.cuh"
+#include "cuda/flags.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/shared_memory.cuh"
 #include "cuda/wgmma.cuh"
 #include "cuda/wgmma_product.h"
 
@@ -49,10 +51,6 @@ struct Params {
   int m, n, group_shift, stages, row_tiles;
   WorkSplit split;
 };
-
-__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // mbarrier: PTX ISA, "Parallel synchronization and communication instructions".
 __device__ __forceinline__ void init_barrier(std::uint32_t barrier, int arrivals) {

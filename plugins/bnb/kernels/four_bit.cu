@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cuda/device_math.cuh"
+#include "cuda/launch.cuh"
 #include "kernels/four_bit_cuda.h"
 
 namespace graft::bnb {
@@ -224,10 +225,12 @@ cudaError_t quantize(const T* x, std::int64_t count, std::int64_t blocksize, Qua
   const std::int64_t blocks = (count + blocksize - 1) / blocksize, whole = count / blocksize;
   const int lanes = blocksize <= 256 ? static_cast<int>(blocksize / kRun) : 0;
   std::int64_t done = 0;
+  cudaError_t error = cudaSuccess;
   const auto run = [&](auto kernel) {
     const std::int64_t runs = whole * lanes, of_block = kThreads * kUnroll;
-    kernel<<<static_cast<unsigned>((runs + of_block - 1) / of_block), kThreads, 0, stream>>>(
-        x, runs, search, reinterpret_cast<std::uint32_t*>(packed), absmax, not_finite);
+    error = cuda::launch_kernel(kernel, static_cast<unsigned>((runs + of_block - 1) / of_block),
+                                kThreads, stream, x, runs, search,
+                                reinterpret_cast<std::uint32_t*>(packed), absmax, not_finite);
     done = whole;
   };
   if (whole > 0) {
@@ -238,13 +241,12 @@ cudaError_t quantize(const T* x, std::int64_t count, std::int64_t blocksize, Qua
     if (blocksize == 128) run_lanes(quantize_kernel<T, 16, kNf4>, quantize_kernel<T, 16, kFp4>);
     if (blocksize == 256) run_lanes(quantize_kernel<T, 32, kNf4>, quantize_kernel<T, 32, kFp4>);
   }
-  if (done < blocks) {
-    constexpr std::int64_t kOfBlock = kThreads / 32;
-    quantize_any_kernel<<<static_cast<unsigned>((blocks - done + kOfBlock - 1) / kOfBlock),
-                          kThreads, 0, stream>>>(x, count, blocksize, done, search, packed, absmax,
-                                                 not_finite);
-  }
-  return cudaGetLastError();
+  if (error != cudaSuccess || done == blocks) return error;
+  constexpr std::int64_t kOfBlock = kThreads / 32;
+  return cuda::launch_kernel(quantize_any_kernel<T>,
+                             static_cast<unsigned>((blocks - done + kOfBlock - 1) / kOfBlock),
+                             kThreads, stream, x, count, blocksize, done, search, packed, absmax,
+                             not_finite);
 }
 
 template <class T>
@@ -290,9 +292,9 @@ template <class T>
 cudaError_t dequantize(const std::uint8_t* packed, const float* table, const float* absmax,
                        std::int64_t blocksize, std::int64_t count, T* out, cudaStream_t stream) {
   constexpr std::int64_t kOfBlock = kThreads * kRun;
-  dequantize_kernel<<<static_cast<unsigned>((count + kOfBlock - 1) / kOfBlock), kThreads, 0,
-                      stream>>>(packed, table, absmax, blocksize, count, out);
-  return cudaGetLastError();
+  return cuda::launch_kernel(dequantize_kernel<T>,
+                             static_cast<unsigned>((count + kOfBlock - 1) / kOfBlock), kThreads,
+                             stream, packed, table, absmax, blocksize, count, out);
 }
 
 __global__ void nested_kernel(const std::uint8_t* codes, std::int64_t count, const float* map,
@@ -342,9 +344,10 @@ cudaError_t dequantize_blocks_cuda(const std::uint8_t* packed, const float* tabl
 cudaError_t dequantize_nested_cuda(const std::uint8_t* codes, std::int64_t count, const float* map,
                                    const float* nested_absmax, std::int64_t nested_blocksize,
                                    float offset, float* absmax, cudaStream_t stream) {
-  nested_kernel<<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-      codes, count, map, nested_absmax, nested_blocksize, offset, absmax);
-  return cudaGetLastError();
+  return cuda::launch_kernel(nested_kernel,
+                             static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads,
+                             stream, codes, count, map, nested_absmax, nested_blocksize, offset,
+                             absmax);
 }
 
 }  // namespace graft::bnb

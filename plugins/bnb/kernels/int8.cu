@@ -2,6 +2,9 @@
 #include <cmath>
 
 #include "cuda/device_math.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/shared_memory.cuh"
 #include "kernels/int8_cuda.h"
 
 namespace graft::bnb {
@@ -140,7 +143,7 @@ __global__ void __launch_bounds__(128)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const std::int64_t first_n = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t first_m = static_cast<std::int64_t>(blockIdx.y) * kTile;
-  const auto base = static_cast<std::uint32_t>(__cvta_generic_to_shared(&shared[0][0][0]));
+  const auto base = cuda::shared_address(shared);
 
   const auto fetch = [&](int stage, std::int64_t step) {
 #pragma unroll
@@ -151,12 +154,10 @@ __global__ void __launch_bounds__(128)
       const std::int64_t line = (side == 0 ? first_n : first_m) + row;
       const bool inside = at < k && line < (side == 0 ? n : m);
       const std::int8_t* from = (side == 0 ? weight : w.codes) + (inside ? line * k + at : 0);
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                       base + (stage * 2 + side) * (kTile * kStep) + place(row, piece)),
-                   "l"(from), "r"(inside ? 16 : 0)
-                   : "memory");
+      cuda::copy(base + (stage * 2 + side) * (kTile * kStep) + place(row, piece), from,
+                 inside ? 16 : 0);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    cuda::commit_copies();
   };
 
   int sums[2][4][4] = {};  // [16 outputs][8 rows]
@@ -166,37 +167,28 @@ __global__ void __launch_bounds__(128)
     if (step + 1 < steps)
       fetch(static_cast<int>((step + 1) & 1), step + 1);
     else
-      asm volatile("cp.async.commit_group;" ::: "memory");
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+      cuda::commit_copies();
+    cuda::wait_for_copies<1>();
     __syncthreads();
     const std::uint32_t at = base + static_cast<std::uint32_t>((step & 1) * 2 * (kTile * kStep));
     const int outputs = warp % 2 * 32, rows = warp / 2 * 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // 32 inputs, two pieces
-      std::uint32_t a[2][4], b[4][2];
+      std::uint32_t a[2][4], b[2][4];  // b: of 8 rows and 8 more
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(a[i][0]), "=r"(a[i][1]), "=r"(a[i][2]), "=r"(a[i][3])
-                     : "r"(at + place(outputs + i * 16 + (lane & 15), half * 2 + (lane >> 4)))
-                     : "memory");
+        cuda::load_matrices(a[i],
+                            at + place(outputs + i * 16 + (lane & 15), half * 2 + (lane >> 4)));
 #pragma unroll
-      for (int j = 0; j < 4; j += 2)
-        asm volatile(
-            "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-            : "=r"(b[j][0]), "=r"(b[j][1]), "=r"(b[j + 1][0]), "=r"(b[j + 1][1])
-            : "r"(at + kTile * kStep +
-                  place(rows + j * 8 + (lane >> 4) * 8 + (lane & 7), half * 2 + (lane >> 3 & 1)))
-            : "memory");
+      for (int j = 0; j < 2; ++j)
+        cuda::load_matrices(b[j], at + kTile * kStep +
+                                      place(rows + j * 16 + (lane >> 4) * 8 + (lane & 7),
+                                            half * 2 + (lane >> 3 & 1)));
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          asm volatile(
-              "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-              "{%8,%9}, {%0,%1,%2,%3};"
-              : "+r"(sums[i][j][0]), "+r"(sums[i][j][1]), "+r"(sums[i][j][2]), "+r"(sums[i][j][3])
-              : "r"(a[i][0]), "r"(a[i][1]), "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][0]), "r"(b[j][1]));
+          cuda::mma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
     __syncthreads();
   }
@@ -236,14 +228,16 @@ cudaError_t run(const RowInt8Cuda& a, cudaStream_t stream) {
       error != cudaSuccess)
     return error;
   const auto rows = static_cast<unsigned>(a.m);
-  scan_kernel<<<rows, kThreads, 0, stream>>>(x, a.k, a.threshold, w);
-  if (a.threshold > 0) list_kernel<<<1, 1024, 0, stream>>>(a.k, w);
-  quantize_kernel<<<rows, kThreads, 0, stream>>>(x, a.k, w);
+  auto error = cuda::launch_kernel(scan_kernel<T>, rows, kThreads, stream, x, a.k, a.threshold, w);
+  if (error == cudaSuccess && a.threshold > 0)
+    error = cuda::launch_kernel(list_kernel, 1, 1024, stream, a.k, w);
+  if (error == cudaSuccess)
+    error = cuda::launch_kernel(quantize_kernel<T>, rows, kThreads, stream, x, a.k, w);
+  if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>((a.n + kTile - 1) / kTile),
                   static_cast<unsigned>((a.m + kTile - 1) / kTile));
-  product_kernel<<<grid, 128, 0, stream>>>(a.weight, a.scales, a.m, a.n, a.k, x,
-                                           static_cast<T*>(a.y), a.bias, w);
-  return cudaGetLastError();
+  return cuda::launch_kernel(product_kernel<T>, grid, 128, stream, a.weight, a.scales, a.m, a.n,
+                             a.k, x, static_cast<T*>(a.y), a.bias, w);
 }
 
 }  // namespace
