@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <boost/context/fiber.hpp>
-#include <boost/context/fixedsize_stack.hpp>
+#include <boost/context/pooled_fixedsize_stack.hpp>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -115,6 +115,7 @@ class Block {
   Block(uint3 index, dim3 size, std::size_t shared_bytes, std::uint32_t number,
         const std::function<void()>& thread, SharedMemory& shared)
       : shared(shared), index_(index), threads_(size.x * size.y * size.z), ranks_(threads_.size()) {
+    static boost::context::pooled_fixedsize_stack stacks(kStackBytes);
     shared.begin_block(shared_bytes);
     std::iota(ranks_.begin(), ranks_.end(), std::size_t{0});
     if (schedule.order == Schedule::Order::descending) std::reverse(ranks_.begin(), ranks_.end());
@@ -125,7 +126,7 @@ class Block {
     for (std::size_t i = 0; i < threads_.size(); ++i) {
       const auto at = static_cast<unsigned>(i);
       threads_[i].index = {at % size.x, at / size.x % size.y, at / size.x / size.y};
-      threads_[i].own = fiber(std::allocator_arg, boost::context::fixedsize_stack(kStackBytes),
+      threads_[i].own = fiber(std::allocator_arg, stacks,
                               [this, i, &thread](fiber&& from) {
                                 scheduler_ = std::move(from);
                                 try {
