@@ -1,5 +1,6 @@
 #include "block.h"
 
+#include <link.h>
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -11,14 +12,12 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "device.h"
-
-// Where the linker put what kernels declare __shared__.
-extern "C" char __start_graft_shared[] __attribute__((weak));
-extern "C" char __stop_graft_shared[] __attribute__((weak));
 
 namespace graft::emulated {
 namespace {
@@ -33,8 +32,20 @@ constexpr std::uint32_t kStaticAt = 1 << 16, kDynamicAt = 1 << 20;
 
 Schedule schedule;
 
-std::size_t static_bytes() {
-  return static_cast<std::size_t>(__stop_graft_shared - __start_graft_shared);
+/// What the program declares thread_local, of the calling thread; kernels' __shared__ is among it,
+/// and all else there is of no use to a thread that only runs kernels.
+std::span<char> static_shared() {
+  std::span<char> out;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* to) {
+        for (int i = 0; i < info->dlpi_phnum; ++i)
+          if (info->dlpi_phdr[i].p_type == PT_TLS && info->dlpi_tls_data)
+            *static_cast<std::span<char>*>(to) = {static_cast<char*>(info->dlpi_tls_data),
+                                                  info->dlpi_phdr[i].p_memsz};
+        return 1;  // the program comes first
+      },
+      &out);
+  return out;
 }
 
 /// Dynamic shared memory: it ends where no memory is, but for what aligns its begin to 128 bytes.
@@ -54,7 +65,7 @@ class SharedMemory {
     bytes_ = bytes;
     memory = room() + kRoom - (bytes + 127) / 128 * 128;
     std::memset(room(), kPoison, kRoom);
-    if (static_bytes() > 0) std::memset(__start_graft_shared, kPoison, static_bytes());
+    std::ranges::fill(statics, kPoison);
   }
   /// Whether nothing was written beside the block's memory.
   bool is_whole() const {
@@ -71,6 +82,7 @@ class SharedMemory {
   std::size_t bytes() const { return bytes_; }
 
   char* memory = nullptr;
+  const std::span<char> statics = static_shared();  ///< of the thread that made this
 
  private:
   char* room() const { return all_ + kGuardBytes; }
@@ -245,14 +257,9 @@ class GuardHandler {
   struct sigaction before_;
 };
 
-}  // namespace
-
-void set_schedule(const Schedule& wanted) { schedule = wanted; }
-
-void run_grid(dim3 blocks, dim3 threads, std::size_t shared_bytes,
-              const std::function<void()>& thread) {
-  static SharedMemory shared;
-  const GuardHandler handler;
+void run_blocks(dim3 blocks, dim3 threads, std::size_t shared_bytes,
+                const std::function<void()>& thread) {
+  SharedMemory shared;
   ::gridDim = blocks;
   ::blockDim = threads;
   std::uint32_t number = 0;
@@ -266,6 +273,24 @@ void run_grid(dim3 blocks, dim3 threads, std::size_t shared_bytes,
         } now(&next);
         next.run();
       }
+}
+
+}  // namespace
+
+void set_schedule(const Schedule& wanted) { schedule = wanted; }
+
+void run_grid(dim3 blocks, dim3 threads, std::size_t shared_bytes,
+              const std::function<void()>& thread) {
+  const GuardHandler handler;
+  std::exception_ptr error;
+  std::thread([&] {
+    try {
+      run_blocks(blocks, threads, shared_bytes, thread);
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }).join();
+  if (error) std::rethrow_exception(error);
 }
 
 void meet_block() {
@@ -322,8 +347,8 @@ std::uint32_t shared_address(const void* pointer) {
   const auto* at = static_cast<const char*>(pointer);
   if (at >= b.shared.memory && at <= b.shared.memory + b.shared.bytes())
     return kDynamicAt + static_cast<std::uint32_t>(at - b.shared.memory);
-  if (at >= __start_graft_shared && at < __stop_graft_shared)
-    return kStaticAt + static_cast<std::uint32_t>(at - __start_graft_shared);
+  if (at >= b.shared.statics.data() && at < b.shared.statics.data() + b.shared.statics.size())
+    return kStaticAt + static_cast<std::uint32_t>(at - b.shared.statics.data());
   b.fail("it takes the address in shared memory of something else");
 }
 
@@ -334,8 +359,8 @@ char* at_shared(const char* who, std::uint32_t address, std::size_t bytes, std::
            std::to_string(alignment));
   if (address >= kDynamicAt && address - kDynamicAt + bytes <= b.shared.bytes())
     return b.shared.memory + (address - kDynamicAt);
-  if (address >= kStaticAt && address - kStaticAt + bytes <= static_bytes())
-    return __start_graft_shared + (address - kStaticAt);
+  if (address >= kStaticAt && address - kStaticAt + bytes <= b.shared.statics.size())
+    return b.shared.statics.data() + (address - kStaticAt);
   b.fail(std::string(who) + " outside of shared memory");
 }
 

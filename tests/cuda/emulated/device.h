@@ -13,8 +13,8 @@
 // else (-include).
 
 #undef __shared__
-// One at a time is alive, as blocks run one by one; the section is where they are found.
-#define __shared__ static __attribute__((section("graft_shared")))
+// The fibers of a block share a thread of the host that runs nothing else.
+#define __shared__ static thread_local
 #define __launch_bounds__(...)
 
 inline uint3 threadIdx, blockIdx;

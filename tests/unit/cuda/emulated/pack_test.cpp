@@ -19,11 +19,6 @@ constexpr Size kSizes[] = {{8, 8, 32},      {16, 64, 32},    {64, 128, 64}, {72,
 constexpr CodeKind kKinds[] = {CodeKind::int4, CodeKind::table4};
 constexpr std::uint32_t kUntouched = 0xDEADBEEF;
 
-template <class T>
-constexpr DenseType kDenseType = std::is_same_v<T, __half>          ? DenseType::f16
-                                 : std::is_same_v<T, __nv_bfloat16> ? DenseType::bf16
-                                                                    : DenseType::f32;
-
 /// Into the middle of numbers that stay as they are.
 template <class T>
 void check_dequantized(const Weight& w, std::int64_t first, std::int64_t count) {
@@ -36,7 +31,7 @@ void check_dequantized(const Weight& w, std::int64_t first, std::int64_t count) 
     expected[static_cast<std::size_t>(kBeside + i)] = rounded<T>(w.levels[at] * w.scales[at]);
   }
   CAPTURE(w.name());
-  CAPTURE(kNameOf<T>);
+  CAPTURE(std::string(kNameOf<T>));
   CAPTURE(first);
   CHECK(dequantize(w.view(), first, count, kDenseType<T>, out.data() + kBeside, nullptr) ==
         cudaSuccess);

@@ -115,7 +115,7 @@ TEST_CASE_TEMPLATE("a product that streams its weight is near float64 and writes
           Product<T> product(weight, rows[++turn % 2], turn % 3 != 0, random);
           const auto plan = plan_stream(weight.shape, product.m, kLimits, high, split);
           CAPTURE(weight.name());
-          CAPTURE(kNameOf<T>);
+          CAPTURE(std::string(kNameOf<T>));
           CAPTURE(product.m);
           CAPTURE(high);
           CAPTURE(plan.split.ranges);

@@ -5,13 +5,14 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "block.h"
-#include "cuda/product.h"
+#include "cuda/dequantize.h"
 
 // Random weights in the layout of the CUDA kernels, and what they stand for.
 
@@ -52,6 +53,10 @@ T rounded(float value) {
 template <class T>
 constexpr cuda::Element kElement =
     std::is_same_v<T, __half> ? cuda::Element::f16 : cuda::Element::bf16;
+template <class T>
+constexpr cuda::DenseType kDenseType = std::is_same_v<T, __half>          ? cuda::DenseType::f16
+                                       : std::is_same_v<T, __nv_bfloat16> ? cuda::DenseType::bf16
+                                                                          : cuda::DenseType::f32;
 template <class T>
 constexpr const char* kNameOf = std::is_same_v<T, __half>          ? "f16"
                                 : std::is_same_v<T, __nv_bfloat16> ? "bf16"
