@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <queue>
 #include <random>
 #include <span>
 #include <thread>
@@ -107,6 +108,7 @@ struct Copy {
 struct Thread {
   fiber own;
   uint3 index;
+  std::size_t rank = 0;
   const char* waits_in = nullptr;  // null: it may run
   std::uint32_t mask = 0;          // of a warp's operation
   void* given = nullptr;
@@ -126,14 +128,19 @@ class Block {
  public:
   Block(uint3 index, dim3 size, std::size_t shared_bytes, std::uint32_t number,
         const std::function<void()>& thread, SharedMemory& shared)
-      : shared(shared), index_(index), threads_(size.x * size.y * size.z), ranks_(threads_.size()) {
+      : shared(shared), index_(index), threads_(size.x * size.y * size.z), by_rank_(threads_.size()) {
     static boost::context::pooled_fixedsize_stack stacks(kStackBytes);
     shared.begin_block(shared_bytes);
-    std::iota(ranks_.begin(), ranks_.end(), std::size_t{0});
-    if (schedule.order == Schedule::Order::descending) std::reverse(ranks_.begin(), ranks_.end());
+    std::iota(by_rank_.begin(), by_rank_.end(), std::size_t{0});
+    if (schedule.order == Schedule::Order::descending)
+      std::reverse(by_rank_.begin(), by_rank_.end());
     if (schedule.order == Schedule::Order::shuffled) {
       std::mt19937 random(schedule.seed + number);
-      std::shuffle(ranks_.begin(), ranks_.end(), random);
+      std::shuffle(by_rank_.begin(), by_rank_.end(), random);
+    }
+    for (std::size_t rank = 0; rank < threads_.size(); ++rank) {
+      threads_[by_rank_[rank]].rank = rank;
+      free_.push(rank);
     }
     for (std::size_t i = 0; i < threads_.size(); ++i) {
       const auto at = static_cast<unsigned>(i);
@@ -177,6 +184,12 @@ class Block {
     current_->waits_in = what;
     scheduler_ = std::move(scheduler_).resume();
   }
+  void let_go(Thread& thread) {
+    if (&thread == current_) return;
+    thread.waits_in = nullptr;
+    thread.mask = 0;
+    free_.push(thread.rank);
+  }
   [[noreturn]] void fail(const std::string& what) const {
     throw Misuse(name() + ", thread " + std::to_string(own_number()) + ": " + what);
   }
@@ -186,16 +199,17 @@ class Block {
 
  private:
   Thread* next_free() {
-    for (const auto rank : ranks_)
-      if (!threads_[rank].ended && !threads_[rank].waits_in) return &threads_[rank];
-    for (const auto rank : ranks_) {
-      auto& thread = threads_[rank];
-      if (!thread.ready || !thread.ready()) continue;
-      thread.ready = nullptr;
-      thread.waits_in = nullptr;
-      return &thread;
-    }
-    return nullptr;
+    current_ = nullptr;
+    if (free_.empty())
+      for (auto& thread : threads_)
+        if (thread.ready && thread.ready()) {
+          thread.ready = nullptr;
+          let_go(thread);
+        }
+    if (free_.empty()) return nullptr;
+    const auto rank = free_.top();
+    free_.pop();
+    return &threads_[by_rank_[rank]];
   }
 
   std::string name() const {
@@ -220,7 +234,8 @@ class Block {
 
   uint3 index_;
   std::vector<Thread> threads_;
-  std::vector<std::size_t> ranks_;  // those that go first, first
+  std::vector<std::size_t> by_rank_;  // threads; the lowest rank goes first
+  std::priority_queue<std::size_t, std::vector<std::size_t>, std::greater<>> free_;  // ranks
   Thread* current_ = nullptr;
   fiber scheduler_;
   std::exception_ptr error_;
@@ -297,7 +312,7 @@ void meet_block() {
   auto& b = block();
   if (++b.at_barrier < b.count()) return b.wait("__syncthreads");
   b.at_barrier = 0;
-  for (std::size_t i = 0; i < b.count(); ++i) b.thread(i).waits_in = nullptr;
+  for (std::size_t i = 0; i < b.count(); ++i) b.let_go(b.thread(i));
 }
 
 int own_lane() { return static_cast<int>(block().own_number() % 32); }
@@ -327,11 +342,8 @@ void meet_warp(std::uint32_t mask, const char* name, void* given,
     return;
   }
   together(lanes);
-  for (std::size_t lane = 0; lane < 32; ++lane) {
-    if (!(mask >> lane & 1)) continue;
-    b.thread(first + lane).waits_in = nullptr;
-    b.thread(first + lane).mask = 0;
-  }
+  for (std::size_t lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1) b.let_go(b.thread(first + lane));
 }
 
 void wait_until(const char* what, const std::function<bool()>& ready) {
