@@ -53,6 +53,12 @@ cudaError_t current_device(Device& out) {
 
 constexpr int kStreamAlone = 16;  ///< rows up to which streaming beats wgmma
 
+bool is_valid(const ProductArgs& args) {
+  const auto& shape = args.weight.shape;
+  return fits_fragments(shape.n, shape.k, shape.group) && args.m >= 0 && args.m <= INT32_MAX &&
+         args.x_stride % 8 == 0 && args.y_stride % 2 == 0 && args.workspace;
+}
+
 }  // namespace
 
 std::size_t workspace_bytes() {
@@ -75,9 +81,7 @@ cudaError_t multiply(const ProductArgs& args, cudaStream_t stream) {
 
 cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStream_t stream) {
   const auto& shape = args.weight.shape;
-  if (!fits_fragments(shape.n, shape.k, shape.group) || args.m < 0 || args.m > INT32_MAX ||
-      args.x_stride % 8 != 0 || args.y_stride % 2 != 0 || !args.workspace)
-    return cudaErrorInvalidValue;
+  if (!is_valid(args)) return cudaErrorInvalidValue;
   if (args.m == 0) return cudaSuccess;
   Device device;
   if (const auto error = current_device(device); error != cudaSuccess) return error;
@@ -98,6 +102,23 @@ cudaError_t multiply_by(Way way, int variant, const ProductArgs& args, cudaStrea
                           ? plan_stream(shape, part.m, device.limits)
                           : plan_stream(shape, part.m, device.limits, variant % 10, variant > 10);
     if (const auto error = multiply_stream(plan, part, stream); error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t multiply_grouped(const ProductArgs& all, std::span<const ProductSegment> segments,
+                             cudaStream_t stream) {
+  if (!is_valid(all)) return cudaErrorInvalidValue;
+  for (const auto& s : segments)
+    if (s.first < 0 || s.rows < 0 || s.rows > all.m - s.first) return cudaErrorInvalidValue;
+  Device device;
+  if (const auto error = current_device(device); error != cudaSuccess) return error;
+  for (const auto& launch : launches_of(all.weight.shape, segments)) {
+    const auto plan = plan_stream(all.weight.shape, launch.m, device.limits,
+                                  static_cast<int>(launch.segments.size()));
+    if (const auto error = multiply_stream(plan, all, launch.segments, stream);
+        error != cudaSuccess)
+      return error;
   }
   return cudaSuccess;
 }

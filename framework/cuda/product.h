@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "cuda/fragments.h"
 
@@ -46,6 +47,25 @@ std::int64_t most_rows(const Fragments& weight);
 /// on a device with wgmma the weight is rounded to `element` first. Returns what the launch
 /// returned; cudaErrorInvalidValue for arguments that do not fit. Any thread.
 cudaError_t multiply(const ProductArgs& args, cudaStream_t stream);
+
+/// Rows of x and y and the weight that multiplies them, such as one expert's.
+struct ProductSegment {
+  const void* codes = nullptr;           ///< as in Fragments
+  const std::uint32_t* words = nullptr;  ///< as in Fragments
+  const float* bias = nullptr;           ///< [n] or null
+  std::int64_t first = 0, rows = 0;      ///< rows [first, first + rows) of x and y
+};
+
+/// Rows a segment, on average, up to which multiply_grouped() is meant: it streams the packed
+/// weights.
+inline constexpr std::int64_t kMostGroupedRows = 32;
+
+/// The products of many weights of one shape, element and table in one launch, or as few as hold
+/// the segments. `all` says what they share; its codes, words and bias are not looked at, and m are
+/// the rows of x and y. Rows of y that no segment has stay as they are; segments do not overlap.
+/// Sums, results and errors as of multiply().
+cudaError_t multiply_grouped(const ProductArgs& all, std::span<const ProductSegment> segments,
+                             cudaStream_t stream);
 
 /// Ways to compute it, for tests and benchmarks. Variants: 0 what would be chosen; of `stream` the
 /// tiles of a warp, plus 10 for blocks that share tiles; of `wgmma`

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/device_math.cuh"
 #include "cuda/flags.cuh"
@@ -30,6 +31,28 @@ struct Params {
   WorkSplit split;
 };
 
+/// Rows of x and y that one weight multiplies.
+struct Segment {
+  const uint4* codes;
+  const std::uint32_t* words;
+  const float* bias;
+  int first, m;
+};
+/// Of several weights of one shape; their tiles are numbered through.
+struct GroupedParams : Params {
+  int tiles;  ///< of a segment
+  Segment segments[kMostSegments];
+};
+static_assert(sizeof(GroupedParams) <= 4096, "every device takes such parameters");
+
+/// Whose `tile` is; it becomes the number of the tile there. One weight is its own segment.
+__device__ __forceinline__ const Params& segment_of(const Params& p, int& /*tile*/) { return p; }
+__device__ __forceinline__ const Segment& segment_of(const GroupedParams& p, int& tile) {
+  const int segment = tile / p.tiles;
+  tile -= segment * p.tiles;
+  return p.segments[segment];
+}
+
 /// Bytes of a stage of a warp's ring; kHigh tiles of 16 outputs, kFine: groups of 32 inputs.
 __host__ __device__ constexpr int codes_of(int high) { return high * static_cast<int>(kTileBytes); }
 __host__ __device__ constexpr int words_of(int high, bool fine) {
@@ -45,10 +68,11 @@ __host__ __device__ constexpr int most_warps(int row_tiles, bool fine) {
 }
 
 /// kHigh tiles of 16 outputs, kRows tiles of 8 rows of x; the warps of a block take its steps of 64
-/// inputs in turn. kFine: groups of 32 inputs.
-template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
+/// inputs in turn. kFine: groups of 32 inputs. Of one weight, or of several.
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine, class ParamsOf>
 __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
-    stream_kernel(const __grid_constant__ Params p) {
+    stream_kernel(const __grid_constant__ ParamsOf p) {
+  constexpr bool kGrouped = std::is_same_v<ParamsOf, GroupedParams>;
   constexpr int kCodes = codes_of(kHigh), kBeforeX = kCodes + words_of(kHigh, kFine);
   constexpr int kStage = stage_of(kHigh, kRows, kFine);
   constexpr bool kTable = kKind == CodeKind::table4;
@@ -65,7 +89,7 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   const int group_steps_shift = p.group_shift - 6;  // of groups of 64 inputs and more
   const std::uint64_t policy = evict_first();
   const int range = p.split.range_of_block(static_cast<int>(blockIdx.x));
-  const int x_rows = min(p.m, 8 * kRows);
+  const int x_rows = kGrouped ? 0 : min(p.m, 8 * kRows);  // that all tiles have
   let_next_kernel_start();
 
   // What this warp fetches: every `warps`-th step of each tile's part of the range.
@@ -74,13 +98,20 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   const uint4* codes_ahead;
   const std::uint32_t* words_ahead;
   constexpr int kSet = kHigh * 4, kWordChunks = kSet * (kFine ? 2 : 1);
+  [[maybe_unused]] int first_row_ahead = 0, x_rows_ahead = 0;  // where a tile says
   const auto point_at_tile = [&] {
-    const int tile = tile_ahead * kHigh;  // of 16 outputs
+    int tile = tile_ahead;
+    const auto& segment = segment_of(p, tile);
+    tile *= kHigh;  // of 16 outputs
     const int band = tile / 4, first = tile % 4;
-    codes_ahead =
-        p.codes + ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
-    words_ahead = p.words + static_cast<std::int64_t>(band) * p.groups * 64 + first * 16 +
+    codes_ahead = segment.codes +
+                  ((static_cast<std::int64_t>(band) * p.steps + at_ahead) * 4 + first) * 32 + lane;
+    words_ahead = segment.words + static_cast<std::int64_t>(band) * p.groups * 64 + first * 16 +
                   lane % kSet * 4 + (kFine ? lane / kSet * 64 : 0);
+    if constexpr (kGrouped) {
+      first_row_ahead = segment.first;
+      x_rows_ahead = segment.m;
+    }
   };
   const auto settle = [&] {
     if (at_ahead < end_ahead) return;
@@ -116,9 +147,11 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
     const auto stage_at = static_cast<std::uint32_t>(stage * kStage);
     const int bytes = at_ahead * 64 + lane % 8 * 8 < p.k ? 16 : 0;
     const char* from = x_of_lane + at_ahead * 128;
+    if constexpr (kGrouped) from += first_row_ahead * p.x_stride;
+    const int rows = kGrouped ? x_rows_ahead : x_rows;
 #pragma unroll
     for (int i = 0; i < kRows * 2; ++i)  // of four rows
-      if (x_lane + i * 4 < x_rows)
+      if (x_lane + i * 4 < rows)
         copy((i % 2 == 1 ? x_odd : x_even) + stage_at + i * 512, from + i * 4 * p.x_stride, bytes);
   };
 
@@ -139,10 +172,12 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   for (int stage = 0; stage < kStages - 1 && at_ahead < end_ahead; ++stage, advance())
     fetch_weight(stage);
   start();
-  // Rows of x that there are not are zero in every stage, once for all.
+  // Rows of x that not all tiles have are zero in every stage, once for all. Where a segment has
+  // fewer than the one before, that one's stay: what comes of a row reaches no other.
   for (int stage = 0; stage < kStages; ++stage)
     for (int i = x_rows * 8 + lane; i < kRows * 64; i += 32)
       *reinterpret_cast<uint4*>(ring + stage * kStage + kBeforeX + i * 16) = uint4{0, 0, 0, 0};
+  if constexpr (kGrouped) __syncwarp();
   if constexpr (kTable) {
     for (int i = threadIdx.x; i < kTableBytes / 16; i += blockDim.x) {
       const std::uint32_t pair = pack<T>(p.table[i / 8 % 16], p.table[i / 8 / 16]);
@@ -303,15 +338,18 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
           sum.x += more.x;
           sum.y += more.y;
         }
-        const int output = (tile * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
+        int tile_there = tile;
+        const auto& segment = segment_of(p, tile_there);
+        const int output = (tile_there * kHigh + pair / 2) * 16 + (lane >> 2) * 2;
         const int row = r * 8 + (lane & 3) * 2 + pair % 2;
-        if (output < p.n && row < p.m) {
-          if (p.bias) {
-            sum.x += p.bias[output];
-            sum.y += p.bias[output + 1];
+        if (output < p.n && row < segment.m) {
+          if (segment.bias) {
+            sum.x += segment.bias[output];
+            sum.y += segment.bias[output + 1];
           }
-          *reinterpret_cast<std::uint32_t*>(static_cast<T*>(p.y) + row * p.y_stride + output) =
-              pack<T>(sum.x, sum.y);
+          auto* y = static_cast<T*>(p.y) + row * p.y_stride + output;
+          if constexpr (kGrouped) y += segment.first * p.y_stride;
+          *reinterpret_cast<std::uint32_t*>(y) = pack<T>(sum.x, sum.y);
         }
       }
       // With two places the next meeting's barrier is enough.
@@ -330,9 +368,9 @@ __global__ void __launch_bounds__(most_warps(kRows, kFine) * 32, 1)
   }
 }
 
-template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine>
-cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
-  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kFine>;
+template <class T, CodeKind kKind, int kHigh, int kRows, bool kFine, class ParamsOf>
+cudaError_t launch(const StreamPlan& plan, const ParamsOf& params, cudaStream_t stream) {
+  const auto kernel = stream_kernel<T, kKind, kHigh, kRows, kFine, ParamsOf>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
@@ -341,8 +379,8 @@ cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t st
                       stream, params);
 }
 
-template <class T, CodeKind kKind, bool kFine>
-cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t stream) {
+template <class T, CodeKind kKind, bool kFine, class ParamsOf>
+cudaError_t launch(const StreamPlan& plan, const ParamsOf& params, cudaStream_t stream) {
   switch (plan.tiles_high * 10 + plan.row_tiles) {
     case 11:
       return launch<T, kKind, 1, 1, kFine>(plan, params, stream);
@@ -361,8 +399,8 @@ cudaError_t launch(const StreamPlan& plan, const Params& params, cudaStream_t st
   }
 }
 
-template <class T>
-cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Params& params,
+template <class T, class ParamsOf>
+cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const ParamsOf& params,
                    cudaStream_t stream) {
   if (kind == CodeKind::int4)
     return fine ? launch<T, CodeKind::int4, true>(plan, params, stream)
@@ -371,60 +409,10 @@ cudaError_t launch(const StreamPlan& plan, CodeKind kind, bool fine, const Param
               : launch<T, CodeKind::table4, false>(plan, params, stream);
 }
 
-}  // namespace
-
-StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
-                       int tiles_high, bool split) {
-  StreamPlan plan;
-  plan.tiles_high = tiles_high;
-  plan.row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
-  plan.early = limits.early_start;
-  plan.split.tiles = static_cast<int>((shape.n + 16 * tiles_high - 1) / (16 * tiles_high));
-  plan.split.steps = static_cast<int>(shape.steps);
-  const bool fine = shape.group_shift == 5;
-  const auto bytes = [&](int warps) {
-    const bool table = shape.kind == CodeKind::table4;
-    const int sums = tiles_high * 2 * 32 * static_cast<int>(sizeof(float2));
-    return static_cast<std::size_t>(
-        (table ? kTableBytes : 0) +
-        warps * (stages_of(plan.row_tiles) * stage_of(tiles_high, plan.row_tiles, fine) +
-                 meetings_of(plan.row_tiles) * sums));
-  };
-  plan.warps = most_warps(plan.row_tiles, fine);
-  while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
-  plan.shared_bytes = bytes(plan.warps);
-  plan.split.ranges = plan.split.tiles;
-  if (split || plan.split.tiles > limits.processors) {
-    const int units = plan.split.units();
-    plan.split.ranges =
-        std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
-  }
-  return plan;
-}
-
-StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits) {
-  StreamPlan best;
-  double best_time = 0;
-  for (const int high : {4, 2, 1})
-    for (const bool split : {false, true}) {
-      if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
-      const auto plan = plan_stream(shape, m, limits, high, split);
-      // Steps that the slowest warp takes, in tiles; blocks that meet lose as much as twelve of
-      // them take (both measured on an H200).
-      const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
-      const double time = (most + plan.warps - 1) / plan.warps * (high + 0.5) +
-                          (plan.split.ranges == plan.split.tiles ? 0 : 12);
-      if (best.split.tiles == 0 || time < best_time) {
-        best = plan;
-        best_time = time;
-      }
-    }
-  return best;
-}
-
-cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cudaStream_t stream) {
+template <class ParamsOf>
+cudaError_t launch(const StreamPlan& plan, const ProductArgs& args, ParamsOf& p,
+                   cudaStream_t stream) {
   const auto& shape = args.weight.shape;
-  Params p;
   p.codes = static_cast<const uint4*>(args.weight.codes);
   p.words = args.weight.words;
   p.table = args.weight.table;
@@ -447,6 +435,99 @@ cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cud
   return args.weight.element == Element::f16
              ? launch<__half>(plan, shape.kind, fine, p, stream)
              : launch<__nv_bfloat16>(plan, shape.kind, fine, p, stream);
+}
+
+}  // namespace
+
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+                       int tiles_high, bool split, int segments) {
+  StreamPlan plan;
+  plan.tiles_high = tiles_high;
+  plan.row_tiles = m <= 8 ? 1 : m <= 16 ? 2 : 4;
+  plan.early = limits.early_start;
+  plan.split.tiles =
+      segments * static_cast<int>((shape.n + 16 * tiles_high - 1) / (16 * tiles_high));
+  plan.split.steps = static_cast<int>(shape.steps);
+  const bool fine = shape.group_shift == 5;
+  const auto bytes = [&](int warps) {
+    const bool table = shape.kind == CodeKind::table4;
+    const int sums = tiles_high * 2 * 32 * static_cast<int>(sizeof(float2));
+    return static_cast<std::size_t>(
+        (table ? kTableBytes : 0) +
+        warps * (stages_of(plan.row_tiles) * stage_of(tiles_high, plan.row_tiles, fine) +
+                 meetings_of(plan.row_tiles) * sums));
+  };
+  plan.warps = most_warps(plan.row_tiles, fine);
+  while (plan.warps > 1 && bytes(plan.warps) > limits.shared_bytes) --plan.warps;
+  plan.shared_bytes = bytes(plan.warps);
+  plan.split.ranges = plan.split.tiles;
+  if (split || plan.split.tiles > limits.processors) {
+    const int units = plan.split.units();
+    plan.split.ranges =
+        std::max(1, std::min(limits.processors, units / std::min(units, plan.warps)));
+  }
+  return plan;
+}
+
+StreamPlan plan_stream(const FragmentShape& shape, std::int64_t m, const DeviceLimits& limits,
+                       int segments) {
+  StreamPlan best;
+  double best_time = 0;
+  for (const int high : {4, 2, 1})
+    for (const bool split : {false, true}) {
+      if ((high == 4 && m > 16) || (high == 1 && m > 8)) continue;
+      const auto plan = plan_stream(shape, m, limits, high, split, segments);
+      // Steps that the slowest warp takes, in tiles; blocks that meet lose as much as twelve of
+      // them take (both measured on an H200).
+      const int most = (plan.split.units() + plan.split.ranges - 1) / plan.split.ranges;
+      const double time = (most + plan.warps - 1) / plan.warps * (high + 0.5) +
+                          (plan.split.ranges == plan.split.tiles ? 0 : 12);
+      if (best.split.tiles == 0 || time < best_time) {
+        best = plan;
+        best_time = time;
+      }
+    }
+  return best;
+}
+
+std::vector<SegmentLaunch> launches_of(const FragmentShape& shape,
+                                       std::span<const ProductSegment> segments) {
+  // Units of work are counted in 31 bits.
+  const std::int64_t most =
+      std::clamp<std::int64_t>(INT32_MAX / (shape.bands * 4 * shape.steps), 1, kMostSegments);
+  std::vector<ProductSegment> pieces;
+  for (const auto& segment : segments)
+    for (std::int64_t done = 0; done < segment.rows; done += kMostStreamRows) {
+      pieces.push_back(segment);
+      pieces.back().first += done;
+      pieces.back().rows = std::min<std::int64_t>(kMostStreamRows, segment.rows - done);
+    }
+  const auto count = static_cast<std::int64_t>(pieces.size()), launches = (count + most - 1) / most;
+  std::vector<SegmentLaunch> out(static_cast<std::size_t>(launches));
+  for (std::int64_t i = 0; i < launches; ++i) {
+    auto& launch = out[static_cast<std::size_t>(i)];
+    launch.segments.assign(pieces.begin() + count * i / launches,
+                           pieces.begin() + count * (i + 1) / launches);
+    for (const auto& segment : launch.segments) launch.m = std::max(launch.m, segment.rows);
+  }
+  return out;
+}
+
+cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& args, cudaStream_t stream) {
+  Params params;
+  return launch(plan, args, params, stream);
+}
+
+cudaError_t multiply_stream(const StreamPlan& plan, const ProductArgs& all,
+                            std::span<const ProductSegment> segments, cudaStream_t stream) {
+  if (segments.empty() || segments.size() > kMostSegments) return cudaErrorInvalidValue;
+  GroupedParams params;
+  params.tiles = plan.split.tiles / static_cast<int>(segments.size());
+  auto* to = params.segments;
+  for (const auto& from : segments)
+    *to++ = {static_cast<const uint4*>(from.codes), from.words, from.bias,
+             static_cast<int>(from.first), static_cast<int>(from.rows)};
+  return launch(plan, all, params, stream);
 }
 
 }  // namespace graft::cuda

@@ -19,6 +19,7 @@ Block::Block(std::string class_name) : torch::nn::Module(std::move(class_name)) 
 Block::~Block() = default;
 Unary::~Unary() = default;
 torch::Tensor Unary::divide_output(const torch::Tensor&) { return {}; }
+torch::Tensor Unary::forward_segments(const torch::Tensor&, std::span<const Segment>) { return {}; }
 Experts::~Experts() = default;
 
 void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Module> next) {

@@ -256,6 +256,6 @@ class GRAFT_API Quantizer {
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.
-inline constexpr const char* kQuantizerInterface = "graft.quantizer/6";
+inline constexpr const char* kQuantizerInterface = "graft.quantizer/7";
 
 }  // namespace graft
