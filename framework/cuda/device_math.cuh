@@ -105,4 +105,20 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   return bits_of(out);
 }
 
+/// Eight numbers as 16 bytes, or as 32.
+template <class T>
+struct Eight {
+  uint4 words[sizeof(T) / 2];
+};
+template <class T>
+__device__ __forceinline__ Eight<T> eight(const float (&v)[8]) {
+  if constexpr (sizeof(T) == 2)
+    return {{{pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])}}};
+  else
+    return {{{__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
+              __float_as_uint(v[3])},
+             {__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]),
+              __float_as_uint(v[7])}}};
+}
+
 }  // namespace graft::cuda
