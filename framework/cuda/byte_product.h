@@ -1,28 +1,19 @@
 #pragma once
 
+#include "cuda/byte_layout.h"
 #include "cuda/dequantize.h"
-
-// Weights of 8 bits: scale * (code - zero) by groups of inputs. Codes are whole bytes, so that rows
-// of them, one an output, are what a block streams; nothing is rearranged.
 
 namespace graft::cuda {
 
-inline constexpr std::int64_t kByteRun = 16;  ///< codes that a thread reads at a time
-
-/// A weight [n, k] on a device; borrowed memory, codes aligned to 16 bytes.
+/// A weight of 8 bits on a device, scale * (code - zero) by groups of inputs; borrowed memory, codes
+/// aligned to 16 bytes.
 struct ByteWeight {
   std::int64_t n = 0, k = 0;
   std::int64_t group = 0;               ///< inputs of a group; the last may have fewer
-  const std::uint8_t* codes = nullptr;  ///< [n][k]
-  /// [n][ceil(k / group)]: the scale in the lower half, the zero point (0 to 256) in the upper one.
+  const std::uint8_t* codes = nullptr;  ///< these and the words as byte_layout.h says
   const std::uint32_t* words = nullptr;
   Element element = Element::bf16;  ///< of the scales, and that it multiplies with
 };
-
-/// Whether these kernels take such a weight: k and groups are multiples of 16, or there is one.
-constexpr bool fits_bytes(std::int64_t n, std::int64_t k, std::int64_t group) {
-  return n > 0 && k > 0 && group > 0 && k % kByteRun == 0 && (group >= k || group % kByteRun == 0);
-}
 
 /// Rows up to which multiply_bytes() reads the codes; more are faster through a dense copy.
 inline constexpr std::int64_t kMostByteRows = 16;

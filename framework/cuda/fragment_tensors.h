@@ -1,69 +1,21 @@
 #pragma once
 
-#include <ATen/TensorOperators.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
-#include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/gather.h>
 
-#include <algorithm>
-#include <map>
-#include <mutex>
-#include <optional>
-#include <utility>
+#include <array>
+#include <span>
+#include <vector>
 
-#include "cuda/dequantize.h"
 #include "cuda/pack.h"
-#include "cuda/product.h"
-#include "graft/error.h"
-#include "kernels/panel_tensors.h"
-
-// Packed weights on a CUDA device as tensors, for plugins' modules. The only header here that knows
-// torch; kernel sources do not include it.
+#include "cuda/packed_tensors.h"
 
 namespace graft::cuda {
 
-/// LibTorch's current stream of a device.
-inline cudaStream_t stream_of(const c10::Device& device) {
-  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-  return static_cast<cudaStream_t>(guard.getStreamNativeHandle(guard.getStream(device)));
-}
-
-/// Throws Error(resource) with CUDA's words.
-inline void require(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  throw Error(ErrorKind::resource, std::string("CUDA: ") + what + " failed")
-      .found(cudaGetErrorString(error));
-}
-
-/// Where products of one stream meet; made at the first, kept for the process. Any thread.
-inline void* workspace_of(const c10::Device& device, cudaStream_t stream) {
-  static auto* const kept = new std::map<std::pair<int, cudaStream_t>, at::Tensor>;
-  static std::mutex guard;
-  const std::lock_guard lock(guard);
-  auto& memory = (*kept)[{device.index(), stream}];
-  if (!memory.defined())
-    memory = at::zeros({static_cast<std::int64_t>(workspace_bytes())},
-                       at::TensorOptions(device).dtype(at::kByte));
-  return memory.mutable_data_ptr();
-}
-
-inline DenseType dense_type(at::ScalarType type) {
-  return type == at::kHalf       ? DenseType::f16
-         : type == at::kBFloat16 ? DenseType::bf16
-                                 : DenseType::f32;
-}
-
 /// A packed 4-bit weight on a device.
-class FragmentTensors {
+class FragmentTensors : public PackedTensors {
  public:
-  bool defined() const { return codes.defined(); }
-
-  /// Whether the weight has a CUDA kernel.
+  /// Whether the weight has a kernel here.
   static bool fits(const kernels::PanelTensors& panels) {
     return panels.defined() && panels.shape.kind != kernels::PanelKind::int8 &&
            fits_fragments(panels.shape.n, panels.shape.k, panels.shape.group);
@@ -73,147 +25,167 @@ class FragmentTensors {
   /// of int4 are rounded to it, as GPTQModel does. Of panels that fit.
   FragmentTensors(const kernels::PanelTensors& panels, at::ScalarType activations,
                   const c10::Device& device)
-      : shape(fragment_shape(
-            panels.shape.kind == kernels::PanelKind::table4 ? CodeKind::table4 : CodeKind::int4,
-            panels.shape.n, panels.shape.k, panels.shape.group)),
-        dtype(activations == at::kHalf ? at::kHalf : at::kBFloat16) {
+      : PackedTensors(panels, activations, device),
+        shape(fragment_shape(
+            panels.shape.kind == kernels::PanelKind::table4 ? CodeKind::table4 : CodeKind::int4, n,
+            k, panels.shape.group)) {
     const c10::DeviceGuard guard(device);
-    const auto options = at::TensorOptions(device).dtype(at::kInt);
-    const auto from = words_of(panels).to(device);
-    codes = at::empty({shape.code_bytes / 4}, options);
+    const auto from = plain_words_of(panels).to(device);
+    codes = at::empty({shape.code_bytes / 4}, at::TensorOptions(device).dtype(at::kInt));
     require(pack_codes(shape, reinterpret_cast<const std::uint32_t*>(from.const_data_ptr<int>()),
-                       codes.mutable_data_ptr(), stream_of(device)),
+                       codes.mutable_data_ptr(), stream()),
             "packing a weight");
-    // [panels, groups, 16] to [bands, groups, 64]
-    const auto by_output = [&](const at::Tensor& values) {
-      const auto& p = panels.shape;
-      auto wide = at::zeros({shape.bands * kBandOutputs, shape.groups}, values.options());
-      wide.narrow(1, 0, p.groups)
-          .narrow(0, 0, p.n)
-          .copy_(values.transpose(1, 2)
-                     .reshape({p.panels * kernels::kPanelWidth, p.groups})
-                     .narrow(0, 0, p.n));
-      return wide.view({shape.bands, kBandOutputs, shape.groups}).transpose(1, 2).contiguous();
-    };
-    const auto scales = by_output(panels.scales);
+    const auto scales = by_output(panels.shape, panels.scales);
     if (shape.kind == CodeKind::table4) {
-      words = scales.view(at::kInt).to(device);
+      words = by_band(scales.view(at::kInt)).to(device);
       table = panels.table.to(device);
+      std::copy_n(panels.table.const_data_ptr<float>(), levels.size(), levels.begin());
     } else {
-      const auto halves = scales.to(dtype).view(at::kShort).to(at::kInt).bitwise_and(0xFFFF);
-      words = (halves + by_output(panels.zeros).to(at::kInt).bitwise_left_shift(16)).to(device);
+      words = by_band(words_of(scales, by_output(panels.shape, panels.zeros))).to(device);
     }
-    if (panels.order.defined()) order = panels.order.to(device, at::kLong);
-  }
-  FragmentTensors() = default;
-
-  /// The codes as words [k / 8][n] int32 on the CPU, first input in the lowest bits, in packed
-  /// order.
-  at::Tensor plain_words() const {
-    const c10::DeviceGuard guard(codes.device());
-    auto out = at::empty({shape.k / 8, shape.n}, codes.options());
-    require(unpack_codes(shape, codes.const_data_ptr(),
-                         reinterpret_cast<std::uint32_t*>(out.mutable_data_ptr<int>()),
-                         stream_of(codes.device())),
-            "unpacking a weight");
-    return out.cpu();
   }
 
-  /// The panels again, on the CPU; scales of int4 as they were rounded.
-  kernels::PanelTensors panels() const {
+  kernels::PanelTensors panels() const override {
     const auto from = plain_words();
     const bool is_table = shape.kind == CodeKind::table4;
     auto out = kernels::empty_panels(
         kernels::panel_shape(is_table ? kernels::PanelKind::table4 : kernels::PanelKind::int4,
-                             shape.n, shape.k, shape.group));
-    const std::pair source{from.const_data_ptr<int>(), shape.n};
+                             n, k, shape.group));
+    const std::pair source{from.const_data_ptr<int>(), n};
     const auto read = [](const void* self, std::int64_t panel, std::int64_t first,
                          std::int64_t count, std::uint32_t* to) {
-      const auto& [data, n] = *static_cast<const decltype(source)*>(self);
-      const auto width = std::min(kernels::kPanelWidth, n - panel * kernels::kPanelWidth);
+      const auto& [data, outputs] = *static_cast<const decltype(source)*>(self);
+      const auto width = std::min(kernels::kPanelWidth, outputs - panel * kernels::kPanelWidth);
       for (std::int64_t s = 0; s < count; ++s)
         for (std::int64_t j = 0; j < width; ++j)
-          to[s * kernels::kPanelWidth + j] =
-              static_cast<std::uint32_t>(data[(first + s) * n + panel * kernels::kPanelWidth + j]);
+          to[s * kernels::kPanelWidth + j] = static_cast<std::uint32_t>(
+              data[(first + s) * outputs + panel * kernels::kPanelWidth + j]);
     };
     auto* to = out.codes.mutable_data_ptr<std::uint8_t>();
     for_each_chunk(pool(), out.shape.panels, [&](std::int64_t panel) {
       kernels::pack_words(out.shape, {+read, &source}, panel, panel + 1, to);
     });
     const auto plain = words.cpu().transpose(1, 2).reshape({-1, shape.groups});
-    const auto own = plain.narrow(0, 0, shape.n).narrow(1, 0, out.shape.groups).t().contiguous();
+    const auto own = plain.narrow(0, 0, n).narrow(1, 0, out.shape.groups).t().contiguous();
     if (is_table) {
       out.table = table.cpu();
       out.scales = kernels::by_panel(out.shape, own.view(at::kFloat));
     } else {
-      const auto halves = own.bitwise_and(0xFFFF).to(at::kShort).view(dtype);
-      out.scales = kernels::by_panel(out.shape, halves.to(at::kFloat));
-      out.zeros = kernels::by_panel(out.shape, own.bitwise_right_shift(16).to(at::kByte));
+      put_words(own, out);
     }
     if (order.defined()) out.order = order.to(at::kCPU, at::kInt);
     return out;
   }
 
-  /// The whole weight [n, k] in `type`, inputs in x's order.
-  at::Tensor dense(at::ScalarType type) const {
-    auto packed = rows(0, shape.n, type);
-    if (!order.defined()) return packed;
-    return at::empty_like(packed).index_copy_(1, order, packed);
-  }
-
-  /// Outputs [first, first + count) as rows [count, k] of `type`, in packed order; `first` is a
-  /// multiple of 64.
-  at::Tensor rows(std::int64_t first, std::int64_t count, at::ScalarType type) const {
+  at::Tensor rows(std::int64_t first, std::int64_t count, at::ScalarType type) const override {
     const c10::DeviceGuard guard(codes.device());
-    auto out = at::empty({count, shape.k}, codes.options().dtype(type));
+    auto out = at::empty({count, k}, codes.options().dtype(type));
     require(dequantize(view(dtype), first, count, dense_type(type), out.mutable_data_ptr(),
-                       stream_of(codes.device())),
+                       stream()),
             "dequantizing a weight");
     return out;
   }
 
-  /// y = x W^T + bias for x [..., k] on the same device; y has its type. `bias`: float32 [n] or
-  /// undefined. Other types than the one it was made for, and numbers of rows that no kernel is
-  /// for, multiply with slabs of a dense copy.
-  at::Tensor multiply(const at::Tensor& x, const at::Tensor& bias) const {
-    const c10::DeviceGuard guard(codes.device());
-    auto sizes = x.sizes().vec();
-    sizes.back() = shape.n;
-    auto rows_of_x = x.reshape({-1, shape.k});
-    if (order.defined()) rows_of_x = at::index_select(rows_of_x, 1, order);
-    rows_of_x = rows_of_x.contiguous();
-    const std::int64_t m = rows_of_x.size(0);
-    auto y = at::empty({m, shape.n}, rows_of_x.options());
-    // A table's scales are float32, so that it multiplies with either type.
-    const bool is_own = x.scalar_type() == dtype ||
-                        (shape.kind == CodeKind::table4 && x.scalar_type() != at::kFloat);
-    const auto own = view(x.scalar_type());
-    if (!is_own || m > most_rows(own)) {
-      multiply_dense(rows_of_x, bias, y);
-      return y.view(sizes);
+  /// Rows of x that a weight multiplies, those after the rows of the part before.
+  struct Part {
+    const FragmentTensors* weight;
+    at::Tensor bias;  ///< float32 [n] or undefined
+    std::int64_t rows;
+  };
+  /// What the weights of `parts` make of their rows of x [P, k], in one go: [P, n]. Undefined where
+  /// they differ in what a launch has once, or rows are so many that single products are as fast.
+  static at::Tensor multiply(const at::Tensor& x, std::span<const Part> parts) {
+    const auto& one = *parts.front().weight;
+    if (x.device() != one.codes.device() || !one.is_own(x.scalar_type()) ||
+        x.size(0) > kMostGroupedRows * static_cast<std::int64_t>(parts.size()))
+      return {};
+    for (const auto& part : parts)
+      if (!one.goes_with(*part.weight)) return {};
+    const c10::DeviceGuard guard(x.device());
+    const auto rows_of_x = in_packed_order(x, parts).contiguous();
+    auto y = at::empty({x.size(0), one.n}, x.options());
+    std::vector<ProductSegment> segments;
+    std::int64_t first = 0;
+    for (const auto& part : parts) {
+      const auto view = part.weight->view(x.scalar_type());
+      segments.push_back({view.codes, view.words,
+                          part.bias.defined() ? part.bias.const_data_ptr<float>() : nullptr, first,
+                          part.rows});
+      first += part.rows;
     }
-    const auto stream = stream_of(codes.device());
-    ProductArgs args;
-    args.weight = own;
-    args.m = m;
-    args.x = rows_of_x.const_data_ptr();
-    args.x_stride = shape.k;
-    args.y = y.mutable_data_ptr();
-    args.y_stride = shape.n;
-    args.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
-    args.workspace = workspace_of(codes.device(), stream);
-    require(cuda::multiply(args, stream), "a product");
-    return y.view(sizes);
+    require(multiply_grouped(one.args(rows_of_x, at::Tensor(), y), segments, one.stream()),
+            "a product of several weights");
+    return y;
   }
 
   FragmentShape shape;
-  at::ScalarType dtype = at::kBFloat16;
-  at::Tensor codes, words, table;  ///< int32 [code_bytes / 4], int32 [word_count], float32 [16]
-  at::Tensor order;                ///< int64 [k]: packed input i is x[order[i]]; undefined: x[i]
+  at::Tensor words, table;          ///< int32 [word_count], float32 [16]
+  std::array<float, 16> levels{};  ///< of the table, here
+
+ protected:
+  bool multiply_packed(const at::Tensor& x, const at::Tensor& bias, at::Tensor& y) const override {
+    if (!is_own(x.scalar_type()) || x.size(0) > most_rows(view(x.scalar_type()))) return false;
+    require(cuda::multiply(args(x, bias, y), stream()), "a product");
+    return true;
+  }
+  at::ScalarType dense_dtype(at::ScalarType type) const override {
+    return shape.kind == CodeKind::int4 ? dtype : type;
+  }
 
  private:
+  /// Whether the kernels multiply it with x of `type`. A table's scales are float32, so that it
+  /// multiplies with either.
+  bool is_own(at::ScalarType type) const {
+    return type == dtype || (shape.kind == CodeKind::table4 && type != at::kFloat);
+  }
+  bool goes_with(const FragmentTensors& other) const {
+    return shape.kind == other.shape.kind && n == other.n && k == other.k &&
+           shape.group == other.shape.group && levels == other.levels && dtype == other.dtype &&
+           codes.device() == other.codes.device() && order.defined() == other.order.defined();
+  }
+
+  /// Inputs of each row of x in the order of its weight.
+  static at::Tensor in_packed_order(const at::Tensor& x, std::span<const Part> parts) {
+    if (!parts.front().weight->order.defined()) return x;
+    std::vector<at::Tensor> orders;
+    for (const auto& part : parts)
+      orders.push_back(part.weight->order.expand({part.rows, x.size(1)}));
+    return at::gather(x, 1, at::cat(orders));
+  }
+
+  ProductArgs args(const at::Tensor& x, const at::Tensor& bias, at::Tensor& y) const {
+    ProductArgs args;
+    args.weight = view(x.scalar_type());
+    args.m = x.size(0);
+    args.x = x.const_data_ptr();
+    args.x_stride = k;
+    args.y = y.mutable_data_ptr();
+    args.y_stride = n;
+    args.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+    args.workspace = workspace_of(codes.device(), stream());
+    return args;
+  }
+
+  /// [n, groups of panels] as the words lie, 0 where there is none.
+  at::Tensor by_band(const at::Tensor& values) const {
+    auto wide = at::zeros({shape.bands * kBandOutputs, shape.groups}, values.options());
+    wide.narrow(1, 0, values.size(1)).narrow(0, 0, n).copy_(values);
+    return wide.view({shape.bands, kBandOutputs, shape.groups}).transpose(1, 2).contiguous();
+  }
+
+  /// The codes as words [k / 8][n] int32 on the CPU, first input in the lowest bits, in packed
+  /// order.
+  at::Tensor plain_words() const {
+    const c10::DeviceGuard guard(codes.device());
+    auto out = at::empty({k / 8, n}, codes.options());
+    require(unpack_codes(shape, codes.const_data_ptr(),
+                         reinterpret_cast<std::uint32_t*>(out.mutable_data_ptr<int>()), stream()),
+            "unpacking a weight");
+    return out.cpu();
+  }
+
   /// Words [k / 8][n] of panels that fit.
-  static at::Tensor words_of(const kernels::PanelTensors& panels) {
+  static at::Tensor plain_words_of(const kernels::PanelTensors& panels) {
     const auto& shape = panels.shape;
     auto out = at::empty({shape.k / 8, shape.n}, at::kInt);
     auto* to = out.mutable_data_ptr<int>();
@@ -243,22 +215,6 @@ class FragmentTensors {
     out.table = table.defined() ? table.const_data_ptr<float>() : nullptr;
     out.element = type == at::kHalf ? Element::f16 : Element::bf16;
     return out;
-  }
-
-  void multiply_dense(const at::Tensor& x, const at::Tensor& bias, at::Tensor& y) const {
-    constexpr std::int64_t kSlab = std::int64_t{1} << 27;  // weights of a slab
-    const std::int64_t height =
-        std::max<std::int64_t>(kSlab / shape.k / kBandOutputs, 1) * kBandOutputs;
-    for (std::int64_t first = 0; first < shape.n; first += height) {
-      const std::int64_t count = std::min(height, shape.n - first);
-      // W of int4 is a number of the weight's type, whatever it is multiplied with.
-      const auto type = shape.kind == CodeKind::int4 ? dtype : x.scalar_type();
-      const auto weight = rows(first, count, type).to(x.scalar_type());
-      auto part = at::mm(x, weight.t());
-      if (bias.defined())
-        part = (part.to(at::kFloat) + bias.narrow(0, first, count)).to(x.scalar_type());
-      y.narrow(1, first, count).copy_(part);
-    }
   }
 };
 

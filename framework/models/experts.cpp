@@ -119,6 +119,14 @@ SequentialExperts::SequentialExperts(std::string class_name, std::int64_t count,
     experts_.push_back(std::make_unique<nn::Slot<nn::Unary>>(*this, std::to_string(i), make()));
 }
 
+at::Tensor SequentialExperts::run_together(const at::Tensor& rows, const SortedPairs& pairs) {
+  std::vector<nn::Unary::Segment> segments;
+  for (const auto& [expert, begin, count] : pairs.segments)
+    segments.push_back({experts_[static_cast<std::size_t>(expert)]->get().get(), count});
+  return segments.empty() ? at::Tensor()
+                          : segments.front().module->forward_segments(rows, segments);
+}
+
 at::Tensor SequentialExperts::run(const at::Tensor& rows, const SortedPairs& pairs,
                                   const at::Tensor& x) {
   auto out = at::empty(rows.sizes(), rows.options());
@@ -133,6 +141,7 @@ at::Tensor SequentialExperts::run(const at::Tensor& rows, const SortedPairs& pai
     out.narrow(0, segment.begin, segment.count).copy_(made.narrow(0, 0, segment.count));
   };
   if (!all_rows_) {
+    if (auto all = run_together(rows, pairs); all.defined()) return all;
     for (const auto& segment : pairs.segments) run_one(segment);
     return out;
   }

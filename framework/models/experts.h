@@ -93,6 +93,9 @@ class SequentialExperts : public RoutedExperts {
   at::Tensor run(const at::Tensor& rows, const SortedPairs& pairs, const at::Tensor& x) override;
 
  private:
+  /// By Unary::forward_segments of the experts; undefined where they cannot.
+  at::Tensor run_together(const at::Tensor& rows, const SortedPairs& pairs);
+
   std::vector<std::unique_ptr<nn::Slot<nn::Unary>>> experts_;
   bool all_rows_ = false;
 };

@@ -13,6 +13,8 @@ struct GatedMlp : nn::Unary {
            Activation activation, const at::TensorOptions& options, bool bias = false);
 
   at::Tensor forward(const at::Tensor& x) override;
+  /// Where their gates can: then all projections run so, or one module after the other.
+  at::Tensor forward_segments(const at::Tensor& x, std::span<const Segment> segments) override;
 
   Activation activation;
   nn::Slot<nn::Unary> gate_proj, up_proj, down_proj;

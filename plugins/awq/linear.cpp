@@ -197,6 +197,10 @@ at::Tensor WQLinear::forward(const at::Tensor& x) {
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
 }
 
+at::Tensor WQLinear::forward_segments(const at::Tensor& x, std::span<const Segment> segments) {
+  return cuda::multiply_segments(x, segments, &WQLinear::device_weight_, &WQLinear::float_bias_);
+}
+
 at::Tensor WQLinear::divide_output(const at::Tensor& divisor) {
   Packed whole = unpacked();
   if (device_weight_.defined() || whole.offsets.defined()) return {};

@@ -29,6 +29,8 @@ class WQLinear : public nn::Unary, public nn::RowLinear {
   void to(torch::Device device, bool non_blocking = false) override;
 
   at::Tensor forward(const at::Tensor& x) override;
+  /// On a CUDA device, of 4-bit weights.
+  at::Tensor forward_segments(const at::Tensor& x, std::span<const Segment> segments) override;
   /// Through the scales and the bias; the codes stay. Only on the CPU, and not with GEMVFast offsets
   /// or where a scale would leave its dtype.
   at::Tensor divide_output(const at::Tensor& divisor) override;

@@ -170,6 +170,10 @@ at::Tensor Linear4bit::forward(const at::Tensor& x) {
                            pool());
 }
 
+at::Tensor Linear4bit::forward_segments(const at::Tensor& x, std::span<const Segment> segments) {
+  return cuda::multiply_segments(x, segments, &Linear4bit::device_weight_, &Linear4bit::float_bias_);
+}
+
 std::unique_ptr<nn::RowProduct> Linear4bit::row_product(at::ScalarType dtype) const {
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   const auto act = kernels::choose_act(mode, dtype);

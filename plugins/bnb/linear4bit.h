@@ -29,6 +29,8 @@ class Linear4bit : public nn::Unary, public nn::RowLinear {
   void to(torch::Device device, bool non_blocking = false) override;
 
   at::Tensor forward(const at::Tensor& x) override;
+  /// On a CUDA device, of 4-bit weights.
+  at::Tensor forward_segments(const at::Tensor& x, std::span<const Segment> segments) override;
   std::unique_ptr<nn::RowProduct> row_product(at::ScalarType dtype) const override;
   void describe(ModuleSpec& spec) const override;
 

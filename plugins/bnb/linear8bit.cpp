@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #if GRAFT_HAS_CUDA
-#include "cuda/fragment_tensors.h"
+#include "cuda/packed_tensors.h"
 #include "kernels/int8_cuda.h"
 #endif
 #include "graft/error.h"

@@ -218,6 +218,10 @@ at::Tensor QuantLinear::forward(const at::Tensor& x) {
       [this](std::int64_t first, std::int64_t count) { return columns(first, count); });
 }
 
+at::Tensor QuantLinear::forward_segments(const at::Tensor& x, std::span<const Segment> segments) {
+  return cuda::multiply_segments(x, segments, &QuantLinear::device_weight_, &QuantLinear::float_bias_);
+}
+
 std::unique_ptr<nn::RowProduct> QuantLinear::row_product(at::ScalarType dtype) const {
   const auto mode = static_cast<graft_activation_mode>(activations().mode());
   const auto act = kernels::choose_act(mode, dtype);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "cuda/byte_layout.h"
 #include "cuda/fragments.h"
 #include "findings.h"
 #include "graft/error.h"
@@ -137,12 +138,13 @@ Value GptqQuantizer::with_bits(const Value& settings,
 
 Support GptqQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {
   if (spec.in_features < 1 || spec.out_features < 1) return Support::no("it is no matrix");
-  if (spec.device.is_cuda())
-    return Support::with(own(config).bits < 8 &&
-                                 cuda::fits_fragments(spec.out_features, spec.in_features,
-                                                      own(config).group_of(spec.in_features))
-                             ? "cuda int4"
-                             : "cuda, a dense copy");
+  if (spec.device.is_cuda()) {
+    const auto n = spec.out_features, k = spec.in_features, group = own(config).group_of(k);
+    const bool is_int8 = own(config).bits == 8;
+    if (!(is_int8 ? cuda::fits_bytes(n, k, group) : cuda::fits_fragments(n, k, group)))
+      return Support::with("cuda, a dense copy");
+    return Support::with(is_int8 ? "cuda int8" : "cuda int4");
+  }
   return Support::with("cpu " + std::string(kernels::name_of(kernels::cpu_level())) +
                        (own(config).bits == 8 ? " int8 panels" : " int4 panels"));
 }
