@@ -4,6 +4,9 @@
 #include <c10/core/InferenceMode.h>
 #include <doctest/doctest.h>
 
+#include <array>
+#include <span>
+
 #include "folder.h"
 #include "graft/host.h"
 #include "graft/module_graph.h"
@@ -59,6 +62,41 @@ struct Elsewhere : Model {
   std::vector<InputGroup> input_groups() const override { return {}; }
 
   nn::Slot<Holder> block_sparse_moe;
+};
+
+/// A projection that can run with others of its kind, and counts how it is asked.
+struct Projection : nn::Unary {
+  struct Calls {
+    int alone = 0, together = 0;
+  };
+  Projection(const nn::Unary& dense, Calls& calls, bool goes_together)
+      : Unary("Projection"), calls_(calls), goes_together_(goes_together) {
+    own("weight", weight_, dense.own_tensors().front().second);
+  }
+
+  at::Tensor product(const at::Tensor& x) const { return at::mm(x, weight_.t()); }
+  at::Tensor forward(const at::Tensor& x) override {
+    ++calls_.alone;
+    return product(x);
+  }
+  at::Tensor forward_segments(const at::Tensor& x, std::span<const Segment> segments) override {
+    if (!goes_together_) return {};
+    ++calls_.together;
+    std::vector<at::Tensor> out;
+    std::int64_t first = 0;
+    for (const auto& [module, rows] : segments) {
+      CHECK(rows > 0);
+      out.push_back(dynamic_cast<Projection&>(*module).product(x.narrow(0, first, rows)));
+      first += rows;
+    }
+    CHECK(first == x.size(0));
+    return at::cat(out);
+  }
+
+ private:
+  Calls& calls_;
+  bool goes_together_;
+  at::Tensor weight_;
 };
 
 }  // namespace
@@ -161,6 +199,61 @@ TEST_CASE("a restructuring alone keeps experts, interface and numbers") {
     CHECK(distance(after, before) <= 1e-5);
     CHECK(distance(forward(*loaded.model, ids), dense) <= 1e-5);
   }
+}
+
+TEST_CASE("experts whose projections can run together do so, all others one by one, to one result") {
+  const c10::InferenceMode guard;
+  const Host host;
+  const auto loaded = host.load(golden("arch/qwen3_moe"));
+  auto quantizer = ModelQuantizer::from_config(host, with_method(nf4()), false);
+  quantizer.set_predicate([&](const ModuleSpec& spec) { return spec.class_name != "Linear"; });
+  quantizer.make_plan(loaded.model);
+  std::shared_ptr<nn::Experts> experts;
+  for (const auto& [path, module] : named_modules(loaded.model))
+    if (class_name_of(*module) == "SequentialQwen3MoeExperts")
+      experts = std::dynamic_pointer_cast<nn::Experts>(module);
+  REQUIRE(experts);
+  at::manual_seed(1);
+  const auto x = at::randn({7, 64});
+  const auto weights = at::rand({7, 2});
+  const auto ids = at::randint(experts->size(), {7, 2}, at::kLong);
+  const int chosen = static_cast<int>(std::get<0>(at::_unique(ids)).numel());
+  const auto before = experts->forward(x, ids, weights);
+
+  Projection::Calls calls[3];
+  const auto replace = [&](const std::array<bool, 3>& together) {
+    for (auto& counted : calls) counted = {};
+    for (std::int64_t e = 0; e < experts->size(); ++e) {
+      auto& expert = dynamic_cast<nn::Block&>(*experts->child(std::to_string(e)));
+      for (std::size_t i = 0; i < 3; ++i) {
+        const std::string name = std::array{"gate_proj", "up_proj", "down_proj"}[i];
+        expert.replace_child(
+            name, std::make_shared<Projection>(dynamic_cast<nn::Unary&>(*expert.child(name)),
+                                               calls[i], together[i]));
+      }
+    }
+  };
+  const auto check = [&](const std::array<bool, 3>& runs_together) {
+    CHECK(distance(experts->forward(x, ids, weights), before) <= 1e-6);
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(calls[i].together == (runs_together[i] ? 1 : 0));
+      CHECK(calls[i].alone == (runs_together[i] ? 0 : chosen));
+    }
+  };
+  replace({true, true, true});
+  check({true, true, true});
+  replace({false, false, false});
+  check({false, false, false});
+  replace({true, true, false});
+  check({true, true, false});
+  replace({true, false, true});
+  check({true, false, true});
+  // The gate decides: without it an expert stays in one piece.
+  replace({false, true, true});
+  check({false, false, false});
+  const auto nothing = experts->forward(x.narrow(0, 0, 0), ids.narrow(0, 0, 0),
+                                        weights.narrow(0, 0, 0));
+  CHECK(nothing.size(0) == 0);
 }
 
 TEST_CASE("a model in memory becomes what the same folder read and quantized becomes") {
