@@ -239,6 +239,32 @@ void quantizing(double copy) {
   }
 }
 
+/// A projection of so many experts with one row each, in one launch and one after the other.
+void experts(int count, std::int64_t n, std::int64_t k) {
+  const auto weights = copies_of(CodeKind::int4, n, k, 128);
+  const auto x = at::randn({count, k}, at::device(at::kCUDA)).to(at::kBFloat16);
+  auto y = at::empty({count, n}, x.options());
+  const auto expert = [&](int call, int i) -> const PackedWeight& {
+    return weights[static_cast<std::size_t>(call * count + i) % weights.size()];
+  };
+  const int copies = std::max<int>(1, static_cast<int>(weights.size()) / count);
+  Contender together(copies, [&](int call) {
+    std::vector<ProductSegment> segments;
+    for (int i = 0; i < count; ++i)
+      segments.push_back({expert(call, i).codes.const_data_ptr(), words_of(expert(call, i).words),
+                          nullptr, i, 1});
+    multiply_grouped(weights.front(), segments, x, y);
+  });
+  Contender one_by_one(copies, [&](int call) {
+    for (int i = 0; i < count; ++i) {
+      auto row = y.narrow(0, i, 1);
+      multiply(expert(call, i), x.narrow(0, i, 1), row);
+    }
+  });
+  race({&together, &one_by_one});
+  std::printf("| %d of %ldx%ld | %.1f | %.1f |\n", count, n, k, together.us(), one_by_one.us());
+}
+
 double matmul_rate() {
   const auto gpu = at::device(at::kCUDA).dtype(at::kBFloat16);
   const auto a = at::randn({8192, 8192}, gpu), b = at::randn({8192, 8192}, gpu);
@@ -309,5 +335,7 @@ int main(int argc, char** argv) {
   table(copy, matmul, CodeKind::table4, "8B q, o", 4096, 4096, some);
   std::printf("\n| | rate | of the copy rate |\n| --- | --- | --- |\n");
   quantizing(copy);
+  std::printf("\n| experts with a row each | us in one launch | us one by one |\n| --- | --- | --- |\n");
+  for (const int count : {8, 64}) experts(count, 2048, 768);
   return 0;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
 
 #include "cuda/dequantize.h"
 #include "cuda/pack.h"
@@ -110,6 +111,21 @@ inline void multiply(const PackedWeight& w, const at::Tensor& x, at::Tensor& y,
   args.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
   args.workspace = workspace().mutable_data_ptr();
   require(cuda::multiply_by(way, variant, args, stream()), "multiply");
+}
+
+/// Rows of x by segments, each with its weight; `shared`: what they have in common.
+inline void multiply_grouped(const PackedWeight& shared,
+                             std::span<const cuda::ProductSegment> segments, const at::Tensor& x,
+                             at::Tensor& y) {
+  cuda::ProductArgs all;
+  all.weight = shared.view();
+  all.m = x.size(0);
+  all.x = x.const_data_ptr();
+  all.x_stride = x.stride(0);
+  all.y = y.mutable_data_ptr();
+  all.y_stride = y.stride(0);
+  all.workspace = workspace().mutable_data_ptr();
+  require(cuda::multiply_grouped(all, segments, stream()), "multiply_grouped");
 }
 
 /// Ways of a product that have a kernel for m rows.

@@ -1,5 +1,7 @@
+#include <array>
 #include <cmath>
 
+#include "cuda/byte_product.h"
 #include "on_device.h"
 #include "sentences.h"
 
@@ -125,6 +127,85 @@ SENTENCE("codes come back as they were packed") {
             "unpack");
     expect(found.equal(expected), name_of(w, dtype));
   });
+}
+
+SENTENCE("each segment of a grouped product is near its product in float64, every time the same") {
+  for (const auto kind : {CodeKind::int4, CodeKind::table4})
+    for (const auto dtype : {at::kHalf, at::kBFloat16})
+      for (const auto& rows : std::vector<std::vector<std::int64_t>>{
+               {1, 1, 1, 1, 1, 1, 1, 1}, {3, 8, 0, 5}, {16, 1, 9}, {32, 1, 50}}) {
+        std::vector<PackedWeight> weights;
+        std::vector<at::Tensor> biases;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+          weights.push_back(random_weight(kind, 768, 2048, 64, dtype));
+          biases.push_back(at::randn({768}, at::device(at::kCUDA)));
+        }
+        std::vector<ProductSegment> segments;
+        std::int64_t m = 0;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+          segments.push_back({weights[i].codes.const_data_ptr(), words_of(weights[i].words),
+                              i % 2 ? biases[i].const_data_ptr<float>() : nullptr, m, rows[i]});
+          m += rows[i];
+        }
+        const auto x = at::randn({m, 2048}, at::device(at::kCUDA)).to(dtype);
+        auto y = at::full({m, 768}, NAN, x.options()), again = y.clone();
+        multiply_grouped(weights.front(), segments, x, y);
+        multiply_grouped(weights.front(), segments, x, again);
+        expect(y.equal(again), "twice the same, " + name_of(weights.front(), dtype));
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+          if (rows[i] == 0) continue;
+          const auto part = x.narrow(0, segments[i].first, rows[i]).to(at::kDouble);
+          auto expected = at::mm(part, weights[i].dense().t());
+          if (i % 2) expected = expected + biases[i].to(at::kDouble);
+          const double error = distance(y.narrow(0, segments[i].first, rows[i]), expected);
+          expect(error < 2 * (dtype == at::kHalf ? 0x1p-11 : 0x1p-9),
+                 name_of(weights[i], dtype) + " segment " + std::to_string(i) + ": " +
+                     std::to_string(error));
+        }
+      }
+}
+
+SENTENCE("8-bit weights multiply near float64 and are dequantized with one rounding") {
+  const auto gpu = at::device(at::kCUDA);
+  for (const auto& [n, k, group] : std::vector<std::array<std::int64_t, 3>>{
+           {1024, 4096, 128}, {777, 1104, 48}, {64, 2048, 2048}, {1, 16, 16}})
+    for (const auto dtype : {at::kHalf, at::kBFloat16}) {
+      const auto groups = (k + group - 1) / group;
+      const auto codes = at::randint(0, 256, {n, k}, gpu.dtype(at::kByte));
+      const auto zeros = at::randint(0, 257, {n, groups}, gpu.dtype(at::kInt));
+      const auto scales = (at::rand({n, groups}, gpu) * 0.01 + 0.001).to(dtype);
+      const auto words = scales.view(at::kShort).to(at::kInt).bitwise_and(0xFFFF) +
+                         zeros.bitwise_left_shift(16);
+      const auto of_input = at::arange(k, gpu.dtype(at::kLong)).floor_divide(group);
+      const auto dense =
+          (codes.to(at::kFloat) - zeros.index_select(1, of_input).to(at::kFloat)) *
+          scales.to(at::kFloat).index_select(1, of_input);
+      ByteProductArgs args;
+      args.weight = {n, k, group, codes.const_data_ptr<std::uint8_t>(), words_of(words),
+                     dtype == at::kHalf ? Element::f16 : Element::bf16};
+      args.x_stride = k;
+      args.y_stride = n;
+      const std::string name = std::to_string(n) + "x" + std::to_string(k) + " " +
+                               c10::toString(dtype);
+      for (const std::int64_t m : {1, 2, 4, 7, 16, 19}) {
+        const auto x = at::randn({m, k}, gpu).to(dtype);
+        auto y = at::full({m, n}, NAN, x.options());
+        args.m = m;
+        args.x = x.const_data_ptr();
+        args.y = y.mutable_data_ptr();
+        require(multiply_bytes(args, stream()), "a product of bytes");
+        const double error =
+            distance(y, at::mm(x.to(at::kDouble), dense.to(at::kDouble).t()));
+        expect(error < 1.01 * (dtype == at::kHalf ? 0x1p-11 : 0x1p-8),  // half a unit in the last place
+               name + " m " + std::to_string(m) + ": " + std::to_string(error));
+      }
+      auto out = at::full({n, k}, NAN, gpu.dtype(dtype));
+      require(dequantize_bytes(args.weight, 0, n,
+                               dtype == at::kHalf ? DenseType::f16 : DenseType::bf16,
+                               out.mutable_data_ptr(), stream()),
+              "dequantize");
+      expect(out.equal(dense.to(dtype)), name + " dequantized");
+    }
 }
 
 SENTENCE("what does not fit is refused") {
