@@ -12,8 +12,25 @@ if(GRAFT_CUDA_KERNELS_ONLY)  # the bench links LibTorch's files: its CMake packa
   find_package(doctest QUIET)
   return()
 endif()
-list(APPEND CMAKE_PREFIX_PATH ${GRAFT_TORCH_DIR}/share/cmake)
-find_package(Torch REQUIRED)
+# Its files are linked as they are, under the name that its own CMake package gives them: where it has
+# CUDA that package wants every CUDA library to compile against, and changes nvcc's flags.
+include(${GRAFT_TORCH_DIR}/share/cmake/Torch/TorchConfigVersion.cmake)
+set(Torch_VERSION ${PACKAGE_VERSION})
+set(torch_libraries ${GRAFT_TORCH_DIR}/lib/libtorch_cpu.so)
+if(EXISTS ${GRAFT_TORCH_DIR}/lib/libtorch_cuda.so)
+  list(APPEND torch_libraries ${GRAFT_TORCH_DIR}/lib/libtorch_cuda.so)
+endif()
+list(JOIN torch_libraries "," torch_libraries)
+add_library(torch SHARED IMPORTED)
+set_target_properties(torch PROPERTIES
+  IMPORTED_LOCATION ${GRAFT_TORCH_DIR}/lib/libtorch.so
+  IMPORTED_SONAME libtorch.so
+  INTERFACE_INCLUDE_DIRECTORIES
+    "${GRAFT_TORCH_DIR}/include;${GRAFT_TORCH_DIR}/include/torch/csrc/api/include"
+  INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED;USE_C10D_GLOO;USE_RPC;USE_TENSORPIPE"
+  # Its kernels register themselves: nothing names them.
+  INTERFACE_LINK_LIBRARIES
+    "-Wl,--no-as-needed,${torch_libraries},--as-needed;${GRAFT_TORCH_DIR}/lib/libc10.so")
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)   # at::parallel_for is serial without it
 find_package(Boost 1.74 REQUIRED COMPONENTS context filesystem)
@@ -21,8 +38,11 @@ find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json 3.10 REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(ICU 70 REQUIRED COMPONENTS uc i18n)
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+find_path(PCRE2_INCLUDE_DIR pcre2.h REQUIRED)
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
+add_library(PCRE2::8BIT UNKNOWN IMPORTED)
+set_target_properties(PCRE2::8BIT PROPERTIES IMPORTED_LOCATION ${PCRE2_LIBRARY}
+                                             INTERFACE_INCLUDE_DIRECTORIES ${PCRE2_INCLUDE_DIR})
 if(GRAFT_TESTS)
   find_package(doctest REQUIRED)
 endif()
