@@ -1,3 +1,4 @@
+#include <ATen/ATen.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -5,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <memory>
 
 #include "cli/conformance/conformance.h"
@@ -20,22 +22,18 @@ struct Arguments {
   unsigned seconds = 120;
 };
 
-/// Runs in the child: loads the plugin there and says how the check is broken, or nothing.
-std::string failure_of(const Check& check, const std::filesystem::path& file, bool allow_insecure) {
+/// What a check runs with.
+struct Setting {
+  std::filesystem::path file;
+  bool allow_insecure;
+  c10::Device device;
+  unsigned seconds;
+};
+
+/// What `body` throws, its first line; nothing when it does not.
+std::string words_of(const std::function<void()>& body) {
   try {
-    start_own_threads();
-    Tried tried;
-    tried.before = ProcessState::now();
-    tried.operators_before = operators_now();
-    PluginSearch search;
-    search.files = {file};
-    search.use_default_path = false;
-    search.allow_insecure = allow_insecure;
-    const Plugins found = Plugins::find(search);
-    if (found.libraries().empty()) return found.verdicts().at(0).reason;
-    tried.library = found.libraries()[0];
-    tried.subjects = subjects_of(*tried.library);
-    check.run(tried);
+    body();
     return {};
   } catch (const std::exception& error) {
     const std::string what = error.what();
@@ -45,9 +43,26 @@ std::string failure_of(const Check& check, const std::filesystem::path& file, bo
   }
 }
 
-/// The check in a process of its own.
-std::string run_apart(const Check& check, const std::filesystem::path& file, bool allow_insecure,
-                      unsigned seconds) {
+/// Loads the plugin here and runs the check; throws how it is broken.
+void run(const Check& check, const Setting& setting) {
+  start_own_threads();
+  Tried tried;
+  tried.before = ProcessState::now();
+  tried.operators_before = operators_now();
+  PluginSearch search;
+  search.files = {setting.file};
+  search.use_default_path = false;
+  search.allow_insecure = setting.allow_insecure;
+  const Plugins found = Plugins::find(search);
+  if (found.libraries().empty()) broken(found.verdicts().at(0).reason);
+  tried.library = found.libraries()[0];
+  tried.subjects = subjects_of(*tried.library);
+  tried.device = setting.device;
+  check.run(tried);
+}
+
+/// What words_of() gives in a process of its own, or how that ended.
+std::string run_apart(const std::function<void()>& body, unsigned seconds) {
   int ends[2];
   if (::pipe(ends) != 0)
     throw Error(ErrorKind::resource, "no pipe: " + std::string(strerror(errno)));
@@ -59,7 +74,7 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
     ::dup2(STDERR_FILENO, STDOUT_FILENO);  // --json is alone there, whatever a plugin prints
     ::signal(SIGALRM, SIG_DFL);
     ::alarm(seconds);
-    const std::string failure = failure_of(check, file, allow_insecure);
+    const std::string failure = words_of(body);
     const std::string answer = failure + kEnd;
     const bool written =
         ::write(ends[1], answer.data(), answer.size()) == static_cast<ssize_t>(answer.size());
@@ -83,6 +98,15 @@ std::string run_apart(const Check& check, const std::filesystem::path& file, boo
   return failure;
 }
 
+/// Throws Error(usage) where there is no such device. Asked in a child: CUDA cannot be used on both
+/// sides of a fork.
+void require_device(const c10::Device& device, unsigned seconds) {
+  if (!run_apart([&] { at::empty({1}, at::device(device)); }, seconds).empty())
+    throw Error(ErrorKind::usage, "LibTorch cannot use this device")
+        .found(quote(device.str()))
+        .hint("graft doctor says why");
+}
+
 std::vector<Check> rules(const std::string& beginning) {
   std::vector<Check> out;
   for (const auto& part : {border_checks(), storage_checks(), forward_checks(), process_checks()})
@@ -94,13 +118,14 @@ std::vector<Check> rules(const std::string& beginning) {
 
 void test(Program& program, const Arguments& given) {
   read_stamp(given.file);  // the clearest error for what is no plugin
-  const auto path = std::filesystem::absolute(given.file);
+  const Setting setting{std::filesystem::absolute(given.file), program.globals.allow_insecure,
+                        program.device(), given.seconds};
+  require_device(setting.device, setting.seconds);
   const std::string_view first = border_checks().front().sentence;
   std::size_t broken = 0, tried = 0;
   Value::Array rows;
   for (const auto& rule : rules(given.rule)) {
-    const std::string failure =
-        run_apart(rule, path, program.globals.allow_insecure, given.seconds);
+    const std::string failure = run_apart([&] { run(rule, setting); }, setting.seconds);
     ++tried;
     broken += !failure.empty();
     if (program.globals.json) {
@@ -126,7 +151,7 @@ void test(Program& program, const Arguments& given) {
 
 void add_plugins_test(CLI::App& plugins, Program& program) {
   auto* verb = plugins.add_subcommand(
-      "test", "Whether a plugin keeps to the rules, each checked in a process of its own");
+      "test", "Whether a plugin keeps to the rules, on --device too, each checked in a process of its own");
   auto given = std::make_shared<Arguments>();
   verb->add_option("FILE", given->file, "A shared library")->required();
   verb->add_option("--rule", given->rule, "Only rules that start with this text");

@@ -52,6 +52,13 @@ class Linear : public Rtn8Linear {
  public:
   using Rtn8Linear::Rtn8Linear;
 
+  using Rtn8Linear::to;
+  void to(torch::Device device, bool non_blocking) override {
+    Rtn8Linear::to(device, non_blocking);
+    if (broken("moved")) set_tensor("scales", scales * 1.01);
+    if (broken("moved bits")) set_tensor("scales", scales * 1.00001);
+  }
+
   at::Tensor forward(const at::Tensor& x) override {
     if (broken("empty batch") && x.numel() == 0) std::raise(SIGSEGV);
     if (broken("race")) return through_shared_memory(x);

@@ -19,7 +19,7 @@ namespace graft::cli {
 /// A method of the plugin under one variant of its settings: the defaults, or one choice of one
 /// option.
 struct Subject {
-  std::string method, module_class;
+  std::string method, module_class, device;  ///< as the claim names them
   Value settings;
   const Quantizer* quantizer = nullptr;
   QuantConfigPtr config;
@@ -30,6 +30,7 @@ struct Subject {
 struct Tried {
   const PluginLibrary* library = nullptr;
   std::vector<Subject> subjects;
+  c10::Device device = at::kCPU;           ///< that modules are moved to
   ProcessState before;                     ///< of the process, before the plugin was loaded
   std::set<std::string> operators_before;  ///< "namespace::name"
 };
@@ -74,7 +75,7 @@ std::shared_ptr<nn::Block> filled_module(const Subject& subject, const ModuleSpe
                                          std::uint64_t seed);
 /// The module's result; the module is a nn::Unary.
 at::Tensor forward(nn::Block& module, const at::Tensor& x);
-/// Bit for bit, NaN included.
+/// Bit for bit, NaN included, wherever they are.
 bool same_bits(const at::Tensor& a, const at::Tensor& b);
 
 /// Calls `body` for each subject and each of its trial specs, with what is thrown naming both.

@@ -106,6 +106,44 @@ void not_finite_weights(const Tried& tried) {
   });
 }
 
+/// The results of the device are as near to the CPU's as golden models have to be; 16-bit ones as in
+/// dtypes().
+void moved(const Tried& tried) {
+  const auto type = c10::DeviceTypeName(tried.device.type(), /*lower_case=*/true);
+  if (std::none_of(tried.subjects.begin(), tried.subjects.end(),
+                   [&](const Subject& subject) { return subject.device == type; }))
+    broken("it claims nothing on " + type);
+  for_each_trial(tried, [&](const Subject& subject, const ModuleSpec& spec) {
+    if (subject.device != type) return;
+    const auto module = filled_module(subject, spec, 19);
+    if (!module) return;
+    Tensors before;
+    for (const auto& [name, tensor] : subject.quantizer->save(*module, *subject.config))
+      before.set(name, tensor.clone());
+    const auto x = random_normal({5, spec.in_features}, 20).to(at::kBFloat16).to(at::kFloat);
+    const auto expected = forward(*module, x);
+    const double largest = expected.abs().max().item<double>();
+    module->to(tried.device);
+    const std::pair<at::ScalarType, double> cases[] = {
+        {at::kFloat, 2e-4}, {at::kBFloat16, 0.03}, {at::kHalf, 0.03}};
+    for (const auto& [dtype, tolerance] : cases) {
+      const auto y = forward(*module, x.to(tried.device, dtype));
+      if (y.device().type() != tried.device.type() || y.scalar_type() != dtype)
+        broken("the result is " + y.toString() + " on " + y.device().str());
+      const double error = (y.cpu().to(at::kFloat) - expected).abs().max().item<double>();
+      if (!(error <= tolerance * largest + 1e-6))
+        broken("in " + std::string(c10::toString(dtype)) + " on " + tried.device.str() +
+               " the result is off by " + std::to_string(error) + " of " + std::to_string(largest));
+    }
+    for (const auto& [name, tensor] : subject.quantizer->save(*module, *subject.config))
+      if (!before.find(name) || !same_bits(before.at(name), tensor))
+        broken("on " + tried.device.str() + " '" + name + "' is saved differently");
+    module->to(at::kCPU);
+    if (!same_bits(forward(*module, x), expected))
+      broken("back on the CPU it computes something else");
+  });
+}
+
 }  // namespace
 
 std::vector<Check> forward_checks() {
@@ -115,6 +153,7 @@ std::vector<Check> forward_checks() {
       {"float32, bfloat16 and float16 come out as they went in, and agree", dtypes},
       {"NaN stays in its row, and stays NaN", not_finite},
       {"a weight that is not finite is refused or stays so", not_finite_weights},
+      {"modules moved to the device and back compute and save the same", moved},
   };
 }
 

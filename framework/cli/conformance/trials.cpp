@@ -26,7 +26,7 @@ std::vector<Subject> subjects_of(const PluginLibrary& library) {
       settings.set("quant_method", claim.method);
       auto config = quantizer->parse(settings);
       if (!config) broken("parse gave no config for " + to_json(settings));
-      out.push_back({claim.method, claim.module_class, settings, quantizer, config});
+      out.push_back({claim.method, claim.module_class, claim.device, settings, quantizer, config});
     };
     add(Value(Value::Object{}));
     for (const auto& option : quantizer->options())
@@ -135,7 +135,7 @@ at::Tensor forward(nn::Block& module, const at::Tensor& x) {
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
-  const auto left = a.contiguous(), right = b.contiguous();
+  const auto left = a.cpu().contiguous(), right = b.cpu().contiguous();
   return std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) == 0;
 }
 
