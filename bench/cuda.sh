@@ -13,6 +13,7 @@
 #
 # GRAFT_TORCH_DIR   the torch directory of a LibTorch with CUDA; else that of python3
 # GRAFT_PACKAGES    that archive; else the host is built with what the system has
+# Relative paths begin at the repository.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -123,7 +124,8 @@ packages() {
 build_host() {
   if [ -n "${GRAFT_PACKAGES:-}" ]; then
     prefix=$PWD/build/prefix
-    if [ ! -d "$prefix" ] || [ "$GRAFT_PACKAGES" -nt "$prefix" ]; then
+    [ -f "$GRAFT_PACKAGES" ] || fail "there is no file $GRAFT_PACKAGES, which GRAFT_PACKAGES names"
+    if [ ! -d "$prefix" ] || [ -n "$(find "$GRAFT_PACKAGES" -newer "$prefix")" ]; then
       rm -rf "$prefix" "$prefix.part"
       mkdir -p "$prefix.part"
       python3 -m tarfile -e "$GRAFT_PACKAGES" "$prefix.part"  # tar would need xz
@@ -174,6 +176,9 @@ case "${1:-}" in
     architecture=90
     build_host
     ;;
-  packages) packages "${2:?a file to write}" ;;
+  packages)
+    [ -n "${2:-}" ] || fail "packages: name the file to write, such as packages.tar.xz"
+    packages "$2"
+    ;;
   *) fail "unknown word '$1': see the first lines of this script" ;;
 esac

@@ -14,23 +14,29 @@ if(GRAFT_CUDA_KERNELS_ONLY)  # the bench links LibTorch's files: its CMake packa
 endif()
 # Its files are linked as they are, under the name that its own CMake package gives them: where it has
 # CUDA that package wants every CUDA library to compile against, and changes nvcc's flags.
+set(torch_libraries ${GRAFT_TORCH_DIR}/lib)
+if(NOT EXISTS ${torch_libraries}/libtorch.so)
+  message(FATAL_ERROR "GRAFT_TORCH_DIR is ${GRAFT_TORCH_DIR}, but there is no lib/libtorch.so in it. "
+                      "Give the torch directory of an installed torch, <site-packages>/torch.")
+endif()
 include(${GRAFT_TORCH_DIR}/share/cmake/Torch/TorchConfigVersion.cmake)
 set(Torch_VERSION ${PACKAGE_VERSION})
-set(torch_libraries ${GRAFT_TORCH_DIR}/lib/libtorch_cpu.so)
-if(EXISTS ${GRAFT_TORCH_DIR}/lib/libtorch_cuda.so)
-  list(APPEND torch_libraries ${GRAFT_TORCH_DIR}/lib/libtorch_cuda.so)
+set(torch_kernels ${torch_libraries}/libtorch_cpu.so)
+if(EXISTS ${torch_libraries}/libtorch_cuda.so)
+  string(APPEND torch_kernels ",${torch_libraries}/libtorch_cuda.so")
 endif()
-list(JOIN torch_libraries "," torch_libraries)
-add_library(torch SHARED IMPORTED)
-set_target_properties(torch PROPERTIES
-  IMPORTED_LOCATION ${GRAFT_TORCH_DIR}/lib/libtorch.so
-  IMPORTED_SONAME libtorch.so
-  INTERFACE_INCLUDE_DIRECTORIES
-    "${GRAFT_TORCH_DIR}/include;${GRAFT_TORCH_DIR}/include/torch/csrc/api/include"
-  INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED;USE_C10D_GLOO;USE_RPC;USE_TENSORPIPE"
-  # Its kernels register themselves: nothing names them.
-  INTERFACE_LINK_LIBRARIES
-    "-Wl,--no-as-needed,${torch_libraries},--as-needed;${GRAFT_TORCH_DIR}/lib/libc10.so")
+if(NOT TARGET torch)  # of a project that graft is a part of
+  add_library(torch SHARED IMPORTED)
+  set_target_properties(torch PROPERTIES
+    IMPORTED_LOCATION ${torch_libraries}/libtorch.so
+    IMPORTED_SONAME libtorch.so
+    INTERFACE_INCLUDE_DIRECTORIES
+      "${GRAFT_TORCH_DIR}/include;${GRAFT_TORCH_DIR}/include/torch/csrc/api/include"
+    INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED;USE_C10D_GLOO;USE_RPC;USE_TENSORPIPE"
+    # Kernels register themselves: nothing names them.
+    INTERFACE_LINK_LIBRARIES
+      "-Wl,--no-as-needed,${torch_kernels},--as-needed;${torch_libraries}/libc10.so")
+endif()
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)   # at::parallel_for is serial without it
 find_package(Boost 1.74 REQUIRED COMPONENTS context filesystem)

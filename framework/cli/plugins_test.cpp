@@ -151,7 +151,8 @@ void test(Program& program, const Arguments& given) {
 
 void add_plugins_test(CLI::App& plugins, Program& program) {
   auto* verb = plugins.add_subcommand(
-      "test", "Whether a plugin keeps to the rules, on --device too, each checked in a process of its own");
+      "test",
+      "Whether a plugin keeps to the rules, on --device too, each checked in a process of its own");
   auto given = std::make_shared<Arguments>();
   verb->add_option("FILE", given->file, "A shared library")->required();
   verb->add_option("--rule", given->rule, "Only rules that start with this text");

@@ -1,5 +1,6 @@
 #include "graft/plugin.h"
 
+#include "operators.h"
 #include "quantizer.h"
 
 namespace graft::awq {
@@ -12,7 +13,15 @@ struct Plugin {
       {"awq", "Linear", "cuda", 0},
 #endif
   };
-  static void init(const Runtime&) {}
+  static constexpr graft_kernel kernels[] = {
+      {"graft_awq::dequantize", "cpu", ""},
+      {"graft_awq::linear", "cpu", ""},
+#if GRAFT_HAS_CUDA
+      {"graft_awq::dequantize", "cuda", ""},
+      {"graft_awq::linear", "cuda", ""},
+#endif
+  };
+  static void init(const Runtime&) { register_operators(); }
   static const Quantizer* quantizer(std::string_view method) {
     static const AwqQuantizer awq;
     return method == "awq" ? &awq : nullptr;

@@ -191,11 +191,10 @@ void Linear4bit::describe(ModuleSpec& spec) const {
 
 at::Tensor Linear4bit::dequantize() const {
   if (device_weight_.defined()) return device_weight_.dequantized(state_.dtype);
-  auto out = at::empty({out_features_, in_features_}, at::kFloat);
-  dequantize_blocks()(bytes().const_data_ptr<std::uint8_t>(), state_.table.const_data_ptr<float>(),
-                      absmax().const_data_ptr<float>(), state_.blocksize, 0,
-                      out_features_ * in_features_, out.mutable_data_ptr<float>());
-  return out.to(state_.dtype);
+  return dequantized_blocks(bytes(), state_.table, absmax(), state_.blocksize,
+                            out_features_ * in_features_)
+      .to(state_.dtype)
+      .view({out_features_, in_features_});
 }
 
 }  // namespace graft::bnb

@@ -24,6 +24,22 @@ constexpr double kOneOver127 = 7.874015718698502e-3;  // 1/127 as bitsandbytes w
 
 }  // namespace
 
+Int8Rows quantize_rows(const at::Tensor& values) {
+  const std::int64_t rows = values.size(0), columns = values.size(1);
+  Int8Rows out{at::empty({rows, columns}, at::kChar), at::empty({rows}, at::kFloat)};
+  at::parallel_for(0, rows, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n)
+      out.absmax.mutable_data_ptr<float>()[n] =
+          quantize_row(values.const_data_ptr<float>() + n * columns, columns,
+                       out.codes.mutable_data_ptr<std::int8_t>() + n * columns);
+  });
+  return out;
+}
+
+at::Tensor dequantize_rows(const at::Tensor& codes, const at::Tensor& absmax) {
+  return codes.to(at::kFloat) * absmax.unsqueeze(1) * kOneOver127;
+}
+
 Linear8bitLt::Linear8bitLt(const ModuleSpec& spec, const BnbConfig& config)
     : Unary("Linear8bitLt"),
       in_features_(spec.in_features),
@@ -72,14 +88,7 @@ void Linear8bitLt::quantize(const at::Tensor& dense, const at::Tensor& given_bia
                 "the weight holds values that float16 does not have, through which int8 is made")
         .expected("magnitudes up to 65504")
         .hint("quantize to nf4 instead, or leave this module out");
-  auto codes = at::empty({out_features_, in_features_}, at::kChar);
-  auto scales = at::empty({out_features_}, at::kFloat);
-  at::parallel_for(0, out_features_, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n)
-      scales.mutable_data_ptr<float>()[n] =
-          quantize_row(values.const_data_ptr<float>() + n * in_features_, in_features_,
-                       codes.mutable_data_ptr<std::int8_t>() + n * in_features_);
-  });
+  const auto [codes, scales] = quantize_rows(values);
   pack(codes);
   set_tensor("SCB", scales);
   if (keeps_master_)
@@ -240,10 +249,9 @@ Tensors Linear8bitLt::stored() const {
 
 at::Tensor Linear8bitLt::dequantize() const {
 #if GRAFT_HAS_CUDA
-  if (device_rows_.defined())
-    return device_rows_.to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127;
+  if (device_rows_.defined()) return dequantize_rows(device_rows_, SCB);
 #endif
-  return rows().to(at::kFloat) * SCB.unsqueeze(1) * kOneOver127;
+  return dequantize_rows(rows(), SCB);
 }
 
 }  // namespace graft::bnb

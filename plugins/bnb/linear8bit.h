@@ -7,6 +7,16 @@
 
 namespace graft::bnb {
 
+/// Rows as int8, each by its largest magnitude.
+struct Int8Rows {
+  at::Tensor codes;   ///< int8 [N, K]
+  at::Tensor absmax;  ///< float32 [N]
+};
+/// `values` float32 [N, K], contiguous, finite, on the CPU.
+Int8Rows quantize_rows(const at::Tensor& values);
+/// codes * absmax / 127: float32 [N, K], on the device of both.
+at::Tensor dequantize_rows(const at::Tensor& codes, const at::Tensor& absmax);
+
 /// y = x W^T + b with W as int8 rows. Class and tensors as bitsandbytes names them.
 /// LLM.int8 (Dettmers et al. 2022): activations become int8 a row, except columns with an element
 /// of at least `threshold`, which multiply in 16 bits. With Int8Forward::dequant the dense product.

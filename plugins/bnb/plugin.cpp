@@ -1,5 +1,6 @@
 #include "graft/plugin.h"
 
+#include "operators.h"
 #include "quantizer.h"
 
 namespace graft::bnb {
@@ -13,7 +14,18 @@ struct Plugin {
       {"bitsandbytes", "Linear", "cuda", 0},
 #endif
   };
-  static void init(const Runtime&) {}
+  static constexpr graft_kernel kernels[] = {
+      {"graft_bnb::quantize_4bit", "cpu", ""},
+      {"graft_bnb::dequantize_4bit", "cpu", ""},
+      {"graft_bnb::int8_vectorwise_quant", "cpu", ""},
+      {"graft_bnb::int8_vectorwise_dequant", "cpu", ""},
+#if GRAFT_HAS_CUDA
+      {"graft_bnb::quantize_4bit", "cuda", ""},
+      {"graft_bnb::dequantize_4bit", "cuda", ""},
+      {"graft_bnb::int8_vectorwise_dequant", "cuda", ""},
+#endif
+  };
+  static void init(const Runtime&) { register_operators(); }
   static const Quantizer* quantizer(std::string_view method) {
     static const BnbQuantizer bitsandbytes;
     return method == "bitsandbytes" ? &bitsandbytes : nullptr;

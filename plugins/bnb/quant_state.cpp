@@ -183,28 +183,47 @@ at::Tensor stored_as(const at::Tensor& packed, at::ScalarType storage) {
   return bytes.view(storage).view({-1, 1});
 }
 
-QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,
-                                at::ScalarType storage) {
-  const auto values = weight.contiguous();
-  const std::int64_t count = values.numel(), blocks = blocks_of(count, kBlock);
-  auto packed = at::empty({(count + 1) / 2, 1}, at::kByte);
-  auto absmax = at::empty({blocks}, at::kFloat);
+Blocks empty_blocks(std::int64_t count, std::int64_t blocksize, const c10::Device& device) {
+  const auto options = at::TensorOptions(device);
+  return {at::empty({count / 2 + count % 2, 1}, options.dtype(at::kByte)),
+          at::empty({blocks_of(count, blocksize)}, options.dtype(at::kFloat))};
+}
+
+Blocks quantize_blocks(const at::Tensor& x, QuantType type, std::int64_t blocksize) {
+  const auto values = x.contiguous();
+  const std::int64_t count = values.numel(), blocks = blocks_of(count, blocksize);
+  Blocks out = empty_blocks(count, blocksize, at::kCPU);
   const std::int64_t chunks = blocks_of(blocks, kBlocksAtOnce);
   const void* from = values.const_data_ptr();
-  auto* bytes = packed.mutable_data_ptr<std::uint8_t>();
-  auto* scales = absmax.mutable_data_ptr<float>();
+  auto* bytes = out.packed.mutable_data_ptr<std::uint8_t>();
+  auto* scales = out.absmax.mutable_data_ptr<float>();
   std::atomic<bool> finite{true};
   for_each_chunk(pool(), chunks, [&](std::int64_t chunk) {
     const std::int64_t first = chunk * kBlocksAtOnce,
                        last = std::min(first + kBlocksAtOnce, blocks);
-    if (!quantize_elements(from, kernels::element_type(values.scalar_type()), count, kBlock, type,
-                           first, last, bytes, scales))
+    if (!quantize_elements(from, kernels::element_type(values.scalar_type()), count, blocksize,
+                           type, first, last, bytes, scales))
       finite.store(false, std::memory_order_relaxed);
   });
   if (!finite.load())
     throw Error(ErrorKind::model, "the weight holds NaN or infinity, so it has no absmax")
         .hint("look for the broken tensor with `graft verify`");
+  return out;
+}
 
+at::Tensor dequantized_blocks(const at::Tensor& bytes, const at::Tensor& table,
+                              const at::Tensor& absmax, std::int64_t blocksize,
+                              std::int64_t count) {
+  auto out = at::empty({count}, at::kFloat);
+  dequantize_blocks()(bytes.const_data_ptr<std::uint8_t>(), table.const_data_ptr<float>(),
+                      absmax.const_data_ptr<float>(), blocksize, 0, count,
+                      out.mutable_data_ptr<float>());
+  return out;
+}
+
+QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,
+                                at::ScalarType storage) {
+  const auto [packed, absmax] = quantize_blocks(weight, type, kBlock);
   return with_quant_state(packed, absmax, weight, type,
                           double_quant ? std::optional(nest_absmax(absmax)) : std::nullopt,
                           storage);

@@ -55,6 +55,19 @@ QuantizedWeight with_quant_state(const at::Tensor& packed, const at::Tensor& abs
                                  const at::Tensor& weight, QuantType type,
                                  const std::optional<NestedAbsmax>& nested, at::ScalarType storage);
 
+/// Blocks of consecutive elements as they lie in a file.
+struct Blocks {
+  at::Tensor packed;  ///< uint8 [ceil(count / 2), 1]
+  at::Tensor absmax;  ///< float32 [ceil(count / blocksize)]
+};
+Blocks empty_blocks(std::int64_t count, std::int64_t blocksize, const c10::Device& device);
+/// `x` on the CPU, float32, float16 or bfloat16; `blocksize` is even. Throws Error(model) when it
+/// is not finite.
+Blocks quantize_blocks(const at::Tensor& x, QuantType type, std::int64_t blocksize);
+/// float32 [count]. `bytes` uint8 [ceil(count / 2)], `table` [16] and `absmax` float32, contiguous.
+at::Tensor dequantized_blocks(const at::Tensor& bytes, const at::Tensor& table,
+                              const at::Tensor& absmax, std::int64_t blocksize, std::int64_t count);
+
 /// `weight` [N, K] float32, float16 or bfloat16, finite. `storage`: the type that the packed bytes
 /// are written as.
 QuantizedWeight quantize_weight(const at::Tensor& weight, QuantType type, bool double_quant,

@@ -1,5 +1,6 @@
 #include "graft/plugin.h"
 
+#include "operators.h"
 #include "quantizer.h"
 
 namespace graft::gptq {
@@ -12,7 +13,15 @@ struct Plugin {
       {"gptq", "Linear", "cuda", 0},
 #endif
   };
-  static void init(const Runtime&) {}
+  static constexpr graft_kernel kernels[] = {
+      {"graft_gptq::dequantize", "cpu", ""},
+      {"graft_gptq::linear", "cpu", ""},
+#if GRAFT_HAS_CUDA
+      {"graft_gptq::dequantize", "cuda", ""},
+      {"graft_gptq::linear", "cuda", ""},
+#endif
+  };
+  static void init(const Runtime&) { register_operators(); }
   static const Quantizer* quantizer(std::string_view method) {
     static const GptqQuantizer gptq;
     return method == "gptq" ? &gptq : nullptr;
