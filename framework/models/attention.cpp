@@ -75,12 +75,13 @@ at::Tensor join_heads(const at::Tensor& x) {
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const Attention& how) {
   const auto rows = q.size(2), all = k.size(2);
+  const bool placed = how.position.defined();
   const auto window = how.window < all ? how.window : 0;
   const auto chunk = how.chunk < all ? how.chunk : 0;
-  // Keys that no row sees are left out before anything is multiplied.
+  // Keys that no row sees are left out before anything is multiplied, where the host knows them.
   std::int64_t first = 0;
-  if (window > 0) first = std::max<std::int64_t>(0, all - rows - window + 1);
-  if (chunk > 0) first = std::max(first, (all - rows) / chunk * chunk);
+  if (window > 0 && !placed) first = std::max<std::int64_t>(0, all - rows - window + 1);
+  if (chunk > 0 && !placed) first = std::max(first, (all - rows) / chunk * chunk);
   const auto columns = all - first;
   const auto keys = first ? k.narrow(2, first, columns) : k;
   const auto values = first ? v.narrow(2, first, columns) : v;
@@ -88,9 +89,9 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
   const bool plain = how.softcap > 0 || how.sinks.defined();
   std::optional<at::Tensor> mask;
   const bool narrowed = (window > 0 || chunk > 0) && rows > 1;
-  if (narrowed || how.padding.defined() || (rows > 1 && (plain || rows != columns))) {
+  if (placed || narrowed || how.padding.defined() || (rows > 1 && (plain || rows != columns))) {
     const auto options = at::TensorOptions(q.device()).dtype(at::kLong);
-    const auto row = at::arange(all - rows, all, options).unsqueeze(1);
+    const auto row = (placed ? how.position : at::arange(all - rows, all, options)).unsqueeze(1);
     const auto column = at::arange(first, all, options).unsqueeze(0);
     auto seen = column <= row;
     if (window > 0) seen = seen.logical_and(column > row - window);
@@ -103,15 +104,12 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
   }
   if (plain) return attend_plainly(q, keys, values, how, mask);
   if (!mask && rows > 1) return attend_causally(q, keys, values, how.scale);
-  return attend(q, keys, values, how.scale, mask, false);
-}
-
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            double scale, const at::Tensor& padding) {
-  Attention how;
-  how.scale = scale;
-  how.padding = padding;
-  return causal_attention(q, k, v, how);
+  if (!placed) return attend(q, keys, values, how.scale, mask, false);
+  // The heads that share keys become rows of one: with a mask, LibTorch's kernels for devices take
+  // no groups and would have the keys repeated.
+  const auto shared = q.reshape({q.size(0), k.size(1), q.size(1) / k.size(1), q.size(3)});
+  return attend(shared, keys, values, how.scale, mask, false)
+      .reshape({q.size(0), q.size(1), 1, v.size(3)});
 }
 
 at::Tensor full_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

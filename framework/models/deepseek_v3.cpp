@@ -140,7 +140,7 @@ struct DeepseekV3Attention : Block {
     const auto shared = rotated.expand({x.size(0), c_.heads, rotated.size(2), c_.rope_dim});
     const auto k = at::cat({expanded.narrow(-1, 0, c_.nope_dim), shared}, -1);
     const auto v = expanded.narrow(-1, c_.nope_dim, c_.v_dim);
-    return o_proj->forward(join_heads(causal_attention(q, k, v, c_.scale, step.padding)));
+    return o_proj->forward(join_heads(causal_attention(q, k, v, step.attention(c_.scale))));
   }
 
   at::Tensor rotate(const at::Tensor& x, const RopeTables& rope) const {
@@ -268,7 +268,7 @@ struct DeepseekV3Model : Block {
   at::Tensor hidden(const Batch& batch) {
     auto x = embed_tokens->forward(batch.input_ids);
     const DecodingStep step(batch);
-    const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
+    const auto rope = step.tables(rope_, x.scalar_type(), x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }

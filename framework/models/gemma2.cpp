@@ -70,9 +70,7 @@ struct Gemma2Attention : Block {
     q = Rope::apply(q, rope.first, rope.second);
     k = Rope::apply(k, rope.first, rope.second);
     step.remember(layer_, k, v);
-    Attention how;
-    how.scale = c_.scale;
-    how.padding = step.padding;
+    auto how = step.attention(c_.scale);
     how.window = c_.windowed[layer_] ? c_.window : 0;
     how.softcap = c_.attention_cap;
     return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
@@ -130,7 +128,7 @@ struct Gemma2Model : Block {
     auto x = embed_tokens->forward(batch.input_ids);
     x = x * at::scalar_tensor(std::sqrt(static_cast<double>(x.size(2))), x.options());
     const DecodingStep step(batch);
-    const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
+    const auto rope = step.tables(rope_, x.scalar_type(), x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }

@@ -91,9 +91,7 @@ struct Gemma3Attention : Block {
     q = Rope::apply(q_norm->forward(q), rope.first, rope.second);
     k = Rope::apply(k_norm->forward(k), rope.first, rope.second);
     step.remember(layer_, k, v);
-    Attention how;
-    how.scale = c_.scale;
-    how.padding = step.padding;
+    auto how = step.attention(c_.scale);
     how.window = c_.windowed[layer_] ? c_.window : 0;
     how.softcap = c_.attention_cap;
     return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
@@ -153,8 +151,8 @@ struct Gemma3TextModel : Block {
     auto x = embed_tokens->forward(batch.input_ids);
     x = x * at::scalar_tensor(std::sqrt(static_cast<double>(x.size(2))), x.options());
     const DecodingStep step(batch);
-    const auto full = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
-    const auto local = local_rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
+    const auto full = step.tables(rope_, x.scalar_type(), x.device());
+    const auto local = step.tables(local_rope_, x.scalar_type(), x.device());
     for (std::size_t i = 0; i < layers.size(); ++i)
       x = run_layer(batch, i, x, [&](const at::Tensor& in) {
         return layers[i].forward(in, step, windowed_[i] ? local : full);

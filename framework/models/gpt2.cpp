@@ -1,5 +1,4 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 
 #include <cmath>
@@ -83,7 +82,7 @@ struct Gpt2Attention : Block {
     const auto q = all.narrow(1, 0, heads_);
     auto k = all.narrow(1, heads_, heads_), v = all.narrow(1, 2 * heads_, heads_);
     step.remember(layer_, k, v);
-    return c_proj->forward(join_heads(causal_attention(q, k, v, scale_, step.padding)));
+    return c_proj->forward(join_heads(causal_attention(q, k, v, step.attention(scale_))));
   }
 
   std::int64_t heads_;
@@ -142,13 +141,13 @@ struct Gpt2Model : Block {
 
   at::Tensor hidden(const Batch& batch) {
     const DecodingStep step(batch);
-    const auto end = step.start + batch.input_ids.size(1);
+    const auto end = step.start + step.count;
     if (end > positions_)
       throw Error(ErrorKind::usage, "the text is longer than the model's positions")
           .expected("at most " + std::to_string(positions_) + " tokens")
           .found(std::to_string(end));
     auto x = wte->forward(batch.input_ids) +
-             wpe->forward(at::arange(step.start, end, batch.input_ids.options()));
+             wpe->forward(step.positions(batch.input_ids.device()));
     x = through_layers(batch, h, std::move(x), step);
     return ln_f->forward(x);
   }

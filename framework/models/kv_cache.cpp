@@ -1,7 +1,10 @@
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
+#include "graft/error.h"
 #include "graft/model.h"
 
 namespace graft {
@@ -9,6 +12,11 @@ namespace graft {
 std::pair<at::Tensor, at::Tensor> KvCache::append(std::size_t layer, const at::Tensor& k,
                                                   const at::Tensor& v) {
   Layer& at_layer = layers_.at(layer);
+  if (fixed_) {
+    at_layer.k.index_copy_(2, fixed_->position, k);
+    at_layer.v.index_copy_(2, fixed_->position, v);
+    return {at_layer.k, at_layer.v};
+  }
   const auto count = k.size(2), length = at_layer.length + count;
   const auto capacity = at_layer.k.defined() ? at_layer.k.size(2) : 0;
   if (length > capacity) {
@@ -29,5 +37,30 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(std::size_t layer, const at::T
 }
 
 std::int64_t KvCache::length() const { return layers_.empty() ? 0 : layers_.back().length; }
+
+void KvCache::fix(std::int64_t capacity) {
+  if (length() == 0)
+    throw Error(ErrorKind::usage, "an empty cache cannot be fixed: the sizes of keys are not known")
+        .hint("run a prompt through the model first");
+  if (capacity <= length())
+    throw Error(ErrorKind::usage, "a fixed cache has no room for one more token")
+        .expected("a capacity above " + std::to_string(length()))
+        .found(std::to_string(capacity));
+  for (auto& layer : layers_)
+    for (at::Tensor* kept : {&layer.k, &layer.v}) {
+      // Zeros, because what is masked is still multiplied, and 0 times NaN is NaN.
+      auto next = at::zeros({kept->size(0), kept->size(1), capacity, kept->size(3)},
+                            kept->options());
+      next.narrow(2, 0, layer.length).copy_(kept->narrow(2, 0, layer.length));
+      *kept = std::move(next);
+    }
+  const auto options = layers_.back().k.options().dtype(at::kLong);
+  fixed_ = Fixed{capacity, at::full({1}, length(), options), {}};
+}
+
+void KvCache::advance() {
+  for (auto& layer : layers_) ++layer.length;
+  fixed_->position.fill_(length());
+}
 
 }  // namespace graft

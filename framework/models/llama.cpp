@@ -6,6 +6,7 @@
 #include "models/causal_lm.h"
 #include "models/config_fields.h"
 #include "models/decoder_graph.h"
+#include "models/decoding_step.h"
 #include "models/gated_mlp.h"
 #include "models/model_table.h"
 #include "models/rope.h"
@@ -44,12 +45,6 @@ struct LlamaConfig {
   }
 };
 
-struct Positions {
-  at::Tensor cos, sin;  // [T, head_dim]
-  at::Tensor padding;   // [B, S] bool or undefined
-  KvCache* cache;
-};
-
 std::shared_ptr<Unary> norm(const LlamaConfig& c, const at::TensorOptions& options) {
   return std::make_shared<nn::RmsNorm>("LlamaRMSNorm", c.hidden_size, c.rms_norm_eps, options);
 }
@@ -68,15 +63,15 @@ struct LlamaAttention : Block {
                linear(c.hidden_size, c.kv_heads * c.head_dim, c.attention_bias, o)),
         o_proj(*this, "o_proj", linear(c.heads * c.head_dim, c.hidden_size, c.attention_bias, o)) {}
 
-  at::Tensor forward(const at::Tensor& x, const Positions& at) {
+  at::Tensor forward(const at::Tensor& x, const DecodingStep& step, const RopeTables& rope) {
     auto q = split_heads(q_proj->forward(x), heads_, head_dim_);
     auto k = split_heads(k_proj->forward(x), kv_heads_, head_dim_);
     auto v = split_heads(v_proj->forward(x), kv_heads_, head_dim_);
-    q = Rope::apply(q, at.cos, at.sin);
-    k = Rope::apply(k, at.cos, at.sin);
-    if (at.cache) std::tie(k, v) = at.cache->append(layer_, k, v);
-    const double scale = 1.0 / std::sqrt(static_cast<double>(head_dim_));
-    return o_proj->forward(join_heads(causal_attention(q, k, v, scale, at.padding)));
+    q = Rope::apply(q, rope.first, rope.second);
+    k = Rope::apply(k, rope.first, rope.second);
+    step.remember(layer_, k, v);
+    const auto how = step.attention(1.0 / std::sqrt(static_cast<double>(head_dim_)));
+    return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
   }
 
   std::int64_t heads_, kv_heads_, head_dim_;
@@ -94,8 +89,8 @@ struct LlamaDecoderLayer : Block {
         input_layernorm(*this, "input_layernorm", norm(c, o)),
         post_attention_layernorm(*this, "post_attention_layernorm", norm(c, o)) {}
 
-  at::Tensor forward(const at::Tensor& x, const Positions& at) {
-    const auto mixed = x + self_attn->forward(input_layernorm->forward(x), at);
+  at::Tensor forward(const at::Tensor& x, const DecodingStep& step, const RopeTables& rope) {
+    const auto mixed = x + self_attn->forward(input_layernorm->forward(x), step, rope);
     return mixed + mlp->forward(post_attention_layernorm->forward(mixed));
   }
 
@@ -118,13 +113,9 @@ struct LlamaModel : Block {
 
   at::Tensor forward(const Batch& batch) {
     auto x = embed_tokens->forward(batch.input_ids);
-    const auto start = batch.cache ? batch.cache->length() : 0;
-    const auto [cos, sin] = rope_.tables(start, x.size(1), x.scalar_type(), x.device());
-    const Positions at{
-        cos, sin,
-        batch.attention_mask.defined() ? batch.attention_mask.to(at::kBool) : at::Tensor(),
-        batch.cache};
-    x = through_layers(batch, layers, std::move(x), at);
+    const DecodingStep step(batch);
+    const auto rope = step.tables(rope_, x.scalar_type(), x.device());
+    x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }
 

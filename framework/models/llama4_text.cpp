@@ -1,5 +1,4 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/floor.h>
 #include <ATen/ops/log1p.h>
@@ -131,16 +130,13 @@ struct Llama4TextAttention : Block {
     } else if (c_.tune_temperature) {
       // Scales queries with their position, for texts longer than those trained on
       // (arXiv 2501.19399).
-      const auto positions =
-          at::arange(step.start + 1, step.start + x.size(1) + 1, x.options().dtype(at::kFloat));
+      const auto positions = step.positions(x.device()).to(at::kFloat) + 1;
       const auto scales =
           at::log1p(at::floor(positions / c_.temperature_floor)) * c_.temperature_scale + 1.0;
       q = (q * scales.view({1, 1, -1, 1})).to(q.scalar_type());
     }
     step.remember(layer_, k, v);
-    Attention how;
-    how.scale = 1.0 / std::sqrt(static_cast<double>(c_.head_dim));
-    how.padding = step.padding;
+    auto how = step.attention(1.0 / std::sqrt(static_cast<double>(c_.head_dim)));
     how.chunk = c_.chunked[layer_] ? c_.chunk : 0;
     return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
   }
@@ -275,7 +271,7 @@ struct Llama4TextModel : Block {
   at::Tensor hidden(const Batch& batch) {
     auto x = embed_tokens->forward(batch.input_ids);
     const DecodingStep step(batch);
-    const auto rope = rope_.tables(step.start, x.size(1), at::kFloat, x.device());
+    const auto rope = step.tables(rope_, at::kFloat, x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }

@@ -1,5 +1,4 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cumsum.h>
 
 #include <cmath>
@@ -67,7 +66,7 @@ struct OptAttention : Block {
     auto k = split_heads(k_proj->forward(x), heads_, head_dim);
     auto v = split_heads(v_proj->forward(x), heads_, head_dim);
     step.remember(layer_, k, v);
-    return out_proj->forward(join_heads(causal_attention(q, k, v, 1.0, step.padding)));
+    return out_proj->forward(join_heads(causal_attention(q, k, v, step.attention(1.0))));
   }
 
   std::int64_t heads_;
@@ -128,17 +127,17 @@ struct OptDecoder : Block {
 
   at::Tensor hidden(const Batch& batch) {
     const DecodingStep step(batch);
-    const auto count = batch.input_ids.size(1), end = step.start + count;
+    const auto end = step.start + step.count;
     if (end > positions_)
       throw Error(ErrorKind::usage, "the text is longer than the model's positions")
           .expected("at most " + std::to_string(positions_) + " tokens")
           .found(std::to_string(end));
     auto x = embed_tokens->forward(batch.input_ids);
     if (project_in) x = (*project_in)->forward(x);
-    auto positions = at::arange(step.start, end, batch.input_ids.options());
+    auto positions = step.positions(batch.input_ids.device());
     if (step.padding.defined()) {
       const auto real = step.padding.to(at::kLong);
-      positions = (at::cumsum(real, 1) * real - 1).narrow(1, real.size(1) - count, count);
+      positions = (at::cumsum(real, 1) * real - 1).narrow(1, real.size(1) - step.count, step.count);
     }
     x = x + embed_positions->forward(positions + kPositionOffset);
     x = through_layers(batch, layers, std::move(x), step);

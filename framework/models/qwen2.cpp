@@ -52,9 +52,7 @@ struct Qwen2Attention : Block {
     q = Rope::apply(q, rope.first, rope.second);
     k = Rope::apply(k, rope.first, rope.second);
     step.remember(layer_, k, v);
-    Attention how;
-    how.scale = 1.0 / std::sqrt(static_cast<double>(c_.head_dim));
-    how.padding = step.padding;
+    auto how = step.attention(1.0 / std::sqrt(static_cast<double>(c_.head_dim)));
     how.window = c_.windowed[layer_] ? c_.window : 0;
     return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
   }
@@ -107,7 +105,7 @@ struct Qwen2Model : Block {
   at::Tensor hidden(const Batch& batch) {
     auto x = embed_tokens->forward(batch.input_ids);
     const DecodingStep step(batch);
-    const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
+    const auto rope = step.tables(rope_, x.scalar_type(), x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }

@@ -74,9 +74,7 @@ struct Qwen3MoeAttention : Block {
     q = Rope::apply(q_norm->forward(q), rope.first, rope.second);
     k = Rope::apply(k_norm->forward(k), rope.first, rope.second);
     step.remember(layer_, k, v);
-    Attention how;
-    how.scale = 1.0 / std::sqrt(static_cast<double>(c_.head_dim));
-    how.padding = step.padding;
+    auto how = step.attention(1.0 / std::sqrt(static_cast<double>(c_.head_dim)));
     how.window = c_.window;
     return o_proj->forward(join_heads(causal_attention(q, k, v, how)));
   }
@@ -159,7 +157,7 @@ struct Qwen3MoeModel : Block {
   at::Tensor hidden(const Batch& batch) {
     auto x = embed_tokens->forward(batch.input_ids);
     const DecodingStep step(batch);
-    const auto rope = rope_.tables(step.start, x.size(1), x.scalar_type(), x.device());
+    const auto rope = step.tables(rope_, x.scalar_type(), x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
     return norm->forward(x);
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,24 +13,46 @@
 namespace graft {
 
 class Model;
+class Rope;
 
 /// The model that `config` ("model_type"; of a multimodal one, that of its text_config) describes,
 /// every tensor on `options.device()` (kMeta for a skeleton that takes no memory) in
 /// `options.dtype()`. Throws Error(model): unknown model_type, missing or impossible fields.
 GRAFT_API std::shared_ptr<Model> build_model(const Value& config, const at::TensorOptions& options);
 
-/// Keys and values of the tokens seen so far, one entry a decoder layer. Grows as needed. Belongs
-/// to one sequence (or one batch of equally long ones); not thread-safe.
+/// Keys and values of the tokens seen so far, one entry a decoder layer. Grows as needed, or is
+/// fixed. Belongs to one sequence (or one batch of equally long ones); not thread-safe.
 class GRAFT_API KvCache {
  public:
   explicit KvCache(std::size_t layers) : layers_(layers) {}
 
   /// Appends [B, heads, T, head_dim] and returns all keys and values so far, [B, heads, length,
-  /// head_dim].
+  /// head_dim]. A fixed cache takes T = 1, puts it where position is, and returns all its entries,
+  /// [B, heads, capacity, head_dim]: those behind position do not exist yet and are finite.
   std::pair<at::Tensor, at::Tensor> append(std::size_t layer, const at::Tensor& k,
                                            const at::Tensor& v);
   /// Tokens that every layer has seen.
   std::int64_t length() const;
+
+  /// What a step reads of a fixed cache beside keys and values, on their device.
+  struct Fixed {
+    std::int64_t capacity = 0;  ///< entries
+    at::Tensor position;        ///< [1] int64: that of the token which comes next
+    /// cos and sin of all positions, [capacity, rotary_dim] each, as a step first asks for them.
+    std::map<const Rope*, std::pair<at::Tensor, at::Tensor>> rope_tables;
+  };
+  /// From now on a step has the same shapes and addresses and reads the same host values whatever
+  /// the length, so that it can be recorded and replayed: a forward pass takes one token without a
+  /// mask and is followed by advance(). What was appended is kept. Again, with another capacity, it
+  /// makes room; what was recorded is void then. Throws Error(usage) when nothing was appended yet
+  /// or `capacity` has no room for one more token.
+  void fix(std::int64_t capacity);
+  /// The token at position is there, in all layers: the next goes behind it.
+  void advance();
+  /// Grows as needed again.
+  void unfix() { fixed_.reset(); }
+  /// nullptr: not fixed.
+  Fixed* fixed() { return fixed_ ? &*fixed_ : nullptr; }
 
  private:
   struct Layer {
@@ -37,6 +60,7 @@ class GRAFT_API KvCache {
     std::int64_t length = 0;
   };
   std::vector<Layer> layers_;
+  std::optional<Fixed> fixed_;
 };
 
 /// The input of one forward pass.
