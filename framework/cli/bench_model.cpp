@@ -49,6 +49,7 @@ void measure(Program& program, const Arguments& given, Rates& best) {
   one.max_new_tokens = 1;
   GenerateOptions many;
   many.max_new_tokens = kDecodedTokens + 1;
+  many.context = program.context();
   const auto prompt = some_tokens(model, kPromptTokens);
   const auto context = some_tokens(model, kContextTokens);
   generate(model, some_tokens(model, 8), one);

@@ -60,6 +60,7 @@ void run(Program& program, const Arguments& given) {
   const double load =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   GenerateOptions options = given.options;
+  options.context = program.context();
   if (!given.ignore_eos) {
     options.stop_ids = stop_ids_of(loaded.checkpoint);
     if (tokenizer && tokenizer->eos_id()) options.stop_ids.push_back(*tokenizer->eos_id());

@@ -1,6 +1,5 @@
 #include "graft/generate.h"
 
-#include <ATen/core/Tensor.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -8,12 +7,14 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <sstream>
 
 #include "graft/error.h"
 #include "models/rope.h"
 #include "running/decoding_loop.h"
+#include "running/forward_loop.h"
 #include "running/input_ids.h"
 
 namespace graft {
@@ -125,22 +126,16 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
   if (options.max_new_tokens < 1) return out;
   const c10::InferenceMode guard;
   const auto room = room_for(model, prompt.size(), options);
-  auto loop = DecodingLoop::of(model, room);
-  KvCache cache(loop ? 0 : model.cache_layers());
-  Random random(options.seed);
-  at::Tensor logits;
-  const auto logits_after = [&](std::span<const std::int64_t> ids) -> std::span<const float> {
-    if (loop) return loop->next(ids);
-    Batch batch;
-    batch.input_ids = input_ids(model, ids);
-    batch.cache = &cache;
-    batch.last_logits_only = true;
-    logits = model.forward(batch).to(at::kCPU, at::kFloat).contiguous();
-    return {logits.const_data_ptr<float>() + logits.numel() - logits.size(-1),
-            static_cast<std::size_t>(logits.size(-1))};
+  std::unique_ptr<DecodingLoop> loop;
+  std::unique_ptr<ForwardLoop> forward;
+  const auto begin = [&] {
+    loop = DecodingLoop::of(model, room);
+    if (!loop) forward = ForwardLoop::of(model, options.context);
   };
+  begin();
+  Random random(options.seed);
   const auto next_after = [&](std::span<const std::int64_t> ids) {
-    const auto row = logits_after(ids);
+    const auto row = loop ? loop->next(ids) : forward->next(ids);
     require_finite(row);
     return options.temperature > 0 ? sample(row, options, random) : most_likely(row);
   };
@@ -174,8 +169,7 @@ Generated generate(Model& model, std::span<const std::int64_t> prompt,
       // All positions have other tables from here on: the text is read again.
       std::vector<std::int64_t> text(prompt.begin(), prompt.end());
       text.insert(text.end(), out.ids.begin(), out.ids.end());
-      if (loop) loop = DecodingLoop::of(model, room);
-      cache = KvCache(loop ? 0 : model.cache_layers());
+      begin();
       next = next_after(text);
       continue;
     }

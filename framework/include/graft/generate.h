@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "graft/checkpoint.h"
+#include "graft/context.h"
 #include "graft/model.h"
 
 namespace graft {
@@ -16,6 +17,7 @@ struct GenerateOptions {
   double top_p = 1;        ///< sample from the fewest tokens that hold this probability
   std::uint64_t seed = 0;  ///< of graft's own generator: the same tokens on every machine and run
   std::vector<std::int64_t> stop_ids;  ///< generation ends behind one of these
+  Context context;  ///< told why tokens on a device are not replayed as a graph, if they are not
 };
 
 struct Generated {
