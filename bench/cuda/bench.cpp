@@ -335,7 +335,8 @@ int main(int argc, char** argv) {
   table(copy, matmul, CodeKind::table4, "8B q, o", 4096, 4096, some);
   std::printf("\n| | rate | of the copy rate |\n| --- | --- | --- |\n");
   quantizing(copy);
-  std::printf("\n| experts with a row each | us in one launch | us one by one |\n| --- | --- | --- |\n");
+  std::printf(
+      "\n| experts with a row each | us in one launch | us one by one |\n| --- | --- | --- |\n");
   for (const int count : {8, 64}) experts(count, 2048, 768);
   return 0;
 }

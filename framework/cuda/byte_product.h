@@ -5,8 +5,8 @@
 
 namespace graft::cuda {
 
-/// A weight of 8 bits on a device, scale * (code - zero) by groups of inputs; borrowed memory, codes
-/// aligned to 16 bytes.
+/// A weight of 8 bits on a device, scale * (code - zero) by groups of inputs; borrowed memory,
+/// codes aligned to 16 bytes.
 struct ByteWeight {
   std::int64_t n = 0, k = 0;
   std::int64_t group = 0;               ///< inputs of a group; the last may have fewer
@@ -18,8 +18,8 @@ struct ByteWeight {
 /// Rows up to which multiply_bytes() reads the codes; more are faster through a dense copy.
 inline constexpr std::int64_t kMostByteRows = 16;
 
-/// y = x W^T + bias: x [m][k] of the weight's element, rows `x_stride` elements apart (a multiple of
-/// 8), aligned to 16 bytes; y [m][n] of it too, rows `y_stride` apart; `bias` float32 [n] or null.
+/// y = x W^T + bias: x [m][k] of the weight's element, rows `x_stride` elements apart (a multiple
+/// of 8), aligned to 16 bytes; y [m][n] of it too, rows `y_stride` apart; `bias` float32 [n] or null.
 /// Sums are float32 in one order; a result is rounded once. Returns what the launch returned;
 /// cudaErrorInvalidValue for arguments that do not fit. On the current device. Any thread.
 struct ByteProductArgs {

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "cuda/product.h"
-#include "cuda/stream_product.h"
+#include "cuda/stream_plan.h"
 
 // Products with more rows on devices with wgmma (sm_90): one warp has the copy engine bring weight
 // and x into a ring in shared memory; groups of four warps make 16-bit numbers of the codes in

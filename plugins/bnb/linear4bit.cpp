@@ -171,7 +171,8 @@ at::Tensor Linear4bit::forward(const at::Tensor& x) {
 }
 
 at::Tensor Linear4bit::forward_segments(const at::Tensor& x, std::span<const Segment> segments) {
-  return cuda::multiply_segments(x, segments, &Linear4bit::device_weight_, &Linear4bit::float_bias_);
+  return cuda::multiply_segments(x, segments, &Linear4bit::device_weight_,
+                                 &Linear4bit::float_bias_);
 }
 
 std::unique_ptr<nn::RowProduct> Linear4bit::row_product(at::ScalarType dtype) const {

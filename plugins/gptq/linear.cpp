@@ -219,7 +219,8 @@ at::Tensor QuantLinear::forward(const at::Tensor& x) {
 }
 
 at::Tensor QuantLinear::forward_segments(const at::Tensor& x, std::span<const Segment> segments) {
-  return cuda::multiply_segments(x, segments, &QuantLinear::device_weight_, &QuantLinear::float_bias_);
+  return cuda::multiply_segments(x, segments, &QuantLinear::device_weight_,
+                                 &QuantLinear::float_bias_);
 }
 
 std::unique_ptr<nn::RowProduct> QuantLinear::row_product(at::ScalarType dtype) const {

@@ -196,7 +196,8 @@ SENTENCE("8-bit weights multiply near float64 and are dequantized with one round
         require(multiply_bytes(args, stream()), "a product of bytes");
         const double error =
             distance(y, at::mm(x.to(at::kDouble), dense.to(at::kDouble).t()));
-        expect(error < 1.01 * (dtype == at::kHalf ? 0x1p-11 : 0x1p-8),  // half a unit in the last place
+        // Half a unit in the last place.
+        expect(error < 1.01 * (dtype == at::kHalf ? 0x1p-11 : 0x1p-8),
                name + " m " + std::to_string(m) + ": " + std::to_string(error));
       }
       auto out = at::full({n, k}, NAN, gpu.dtype(dtype));

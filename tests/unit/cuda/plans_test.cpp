@@ -88,8 +88,8 @@ TEST_CASE("a product with wgmma fits the device and covers the result") {
 TEST_CASE("the launches of a grouped product have every row of every segment once") {
   const auto shape = fragment_shape(CodeKind::int4, 768, 2048, 128);
   using Rows = std::vector<std::int64_t>;
-  for (const auto& rows : {Rows{}, Rows{0, 0}, Rows{1}, Rows{5, 0, 33, 64, 1}, Rows(8, 1), Rows(120, 7),
-                           Rows(121, 32), Rows(400, 3), Rows{10000}}) {
+  for (const auto& rows : {Rows{}, Rows{0, 0}, Rows{1}, Rows{5, 0, 33, 64, 1}, Rows(8, 1),
+                           Rows(120, 7), Rows(121, 32), Rows(400, 3), Rows{10000}}) {
     CAPTURE(rows.size());
     std::vector<int> marks(rows.size());  // whose codes: an address for each segment
     std::vector<ProductSegment> segments;

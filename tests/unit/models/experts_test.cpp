@@ -201,7 +201,7 @@ TEST_CASE("a restructuring alone keeps experts, interface and numbers") {
   }
 }
 
-TEST_CASE("experts whose projections can run together do so, all others one by one, to one result") {
+TEST_CASE("experts whose projections can run together do so, others one by one, to one result") {
   const c10::InferenceMode guard;
   const Host host;
   const auto loaded = host.load(golden("arch/qwen3_moe"));

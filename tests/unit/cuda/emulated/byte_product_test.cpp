@@ -18,10 +18,10 @@ namespace {
 struct Size {
   std::int64_t n, k, group;
 };
-/// Outputs that do not fill a block, groups that no power of two divides, a last one that is shorter,
-/// one group, and more inputs than the threads of a block take in one turn.
-constexpr Size kSizes[] = {{1, 16, 16},    {7, 96, 32},    {32, 128, 64},    {13, 272, 128},
-                           {6, 336, 48},   {9, 208, 208},  {10, 4112, 1024}, {5, 2064, 1 << 20}};
+/// Outputs that do not fill a block, groups of no power of two, a last one that is shorter, one
+/// group, and more inputs than the threads of a block take in one turn.
+constexpr Size kSizes[] = {{1, 16, 16},  {7, 96, 32},   {32, 128, 64},    {13, 272, 128},
+                           {6, 336, 48}, {9, 208, 208}, {10, 4112, 1024}, {5, 2064, 1 << 20}};
 
 /// Codes over the whole byte, zero points from 0 to 256.
 template <class T>
@@ -35,7 +35,8 @@ struct RandomBytes {
     }
     for (std::int64_t i = 0; i < size.n * size.k; ++i) {
       const auto code = static_cast<std::uint8_t>(random());
-      const auto word = words[static_cast<std::size_t>(i / size.k * groups + i % size.k / size.group)];
+      const auto group = i / size.k * groups + i % size.k / size.group;
+      const auto word = words[static_cast<std::size_t>(group)];
       codes.push_back(code);
       levels.push_back(static_cast<float>(code) - static_cast<float>(word >> 16));
       scales.push_back(widened(std::bit_cast<T>(static_cast<std::uint16_t>(word))));
@@ -129,8 +130,8 @@ void check_dequantized(const RandomBytes<T>& w, DenseType type, std::int64_t fir
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a product of bytes is near float64, writes all of y alone, and has one result", T,
-                   __half, __nv_bfloat16) {
+TEST_CASE_TEMPLATE("a product of bytes is near float64, writes all of y alone, and has one result",
+                   T, __half, __nv_bfloat16) {
   std::mt19937 random(1);
   bool with_bias = false;
   for (const auto& size : kSizes) {
@@ -152,8 +153,8 @@ TEST_CASE_TEMPLATE("a product of bytes is near float64, writes all of y alone, a
   }
 }
 
-TEST_CASE_TEMPLATE("a row of a product of bytes has the same bits alone and among others", T, __half,
-                   __nv_bfloat16) {
+TEST_CASE_TEMPLATE("a row of a product of bytes has the same bits alone and among others", T,
+                   __half, __nv_bfloat16) {
   std::mt19937 random(2);
   const RandomBytes<T> weight({13, 272, 128}, random);
   const Product<T> all(weight, 11, true, random);

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -19,8 +20,8 @@ struct Size {
   std::int64_t n, k, group;
 };
 
-/// Weights of one shape and table, each with rows of its own; every other one has a bias. A row that
-/// no weight has is between the second segment and the third.
+/// Weights of one shape and table, each with rows of its own; every other one has a bias. A row
+/// that no weight has is between the second segment and the third.
 template <class T>
 struct Grouped {
   Grouped(CodeKind kind, const Size& size, const std::vector<std::int64_t>& rows,
@@ -80,8 +81,8 @@ struct Grouped {
     return y;
   }
 
-  /// The largest |y - expected| / |expected| of a row against float64; infinity where something else
-  /// was written.
+  /// The largest |y - expected| / |expected| of a row against float64; infinity where something
+  /// else was written.
   double error(const std::vector<T>& y) const {
     std::vector<int> written(y.size());
     double most = 0;
@@ -128,8 +129,8 @@ constexpr CodeKind kKinds[] = {CodeKind::int4, CodeKind::table4};
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("each segment of a grouped product is near float64 and nothing else is written", T,
-                   __half, __nv_bfloat16) {
+TEST_CASE_TEMPLATE("each segment of a grouped product is near float64 and nothing else is written",
+                   T, __half, __nv_bfloat16) {
   std::mt19937 random(1);
   const std::vector<std::int64_t> rows[] = {
       {1}, {1, 1, 1, 1, 1, 1, 1, 1}, {3, 8, 0, 1, 5}, {12, 1, 16, 9}, {32, 1, 17, 40}};
@@ -143,7 +144,7 @@ TEST_CASE_TEMPLATE("each segment of a grouped product is near float64 and nothin
       }
 }
 
-TEST_CASE_TEMPLATE("every instance of a grouped product has the same bits in every order of threads",
+TEST_CASE_TEMPLATE("all instances of a grouped product have the same bits in all orders of threads",
                    T, __half, __nv_bfloat16) {
   struct Instance {
     int high;
@@ -184,8 +185,8 @@ TEST_CASE("a grouped product of one segment has the bits of the single product")
 
 TEST_CASE("more segments than a launch holds are a second launch") {
   std::mt19937 random(4);
-  Grouped<__half> product(CodeKind::int4, {16, 64, 32}, std::vector<std::int64_t>(kMostSegments + 5, 1),
-                          random);
+  const std::vector<std::int64_t> rows(kMostSegments + 5, 1);
+  Grouped<__half> product(CodeKind::int4, {16, 64, 32}, rows, random);
   CHECK(launches_of(product.weights.front().shape, product.segments).size() == 2);
   CHECK(product.error(product.run()) < Grouped<__half>::kMost);
 }
