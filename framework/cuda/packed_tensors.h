@@ -8,7 +8,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <map>
@@ -17,6 +16,7 @@
 
 #include "cuda/dequantize.h"
 #include "cuda/product.h"
+#include "cuda/stream_of_device.h"
 #include "graft/error.h"
 #include "kernels/panel_tensors.h"
 
@@ -24,12 +24,6 @@
 // device_weight.h) alone know torch here; kernel sources do not include them.
 
 namespace graft::cuda {
-
-/// LibTorch's current stream of a device.
-inline cudaStream_t stream_of(const c10::Device& device) {
-  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-  return static_cast<cudaStream_t>(guard.getStreamNativeHandle(guard.getStream(device)));
-}
 
 /// Throws Error(resource) with CUDA's words.
 inline void require(cudaError_t error, const char* what) {

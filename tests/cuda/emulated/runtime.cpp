@@ -71,6 +71,8 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute what, int
   return cudaSuccess;
 }
 
+const char* cudaGetErrorString(cudaError_t) { return "an error of the emulation"; }
+
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
   std::memset(to, value, bytes);
   return cudaSuccess;
