@@ -128,7 +128,10 @@ class Block {
  public:
   Block(uint3 index, dim3 size, std::size_t shared_bytes, std::uint32_t number,
         const std::function<void()>& thread, SharedMemory& shared)
-      : shared(shared), index_(index), threads_(size.x * size.y * size.z), by_rank_(threads_.size()) {
+      : shared(shared),
+        index_(index),
+        threads_(size.x * size.y * size.z),
+        by_rank_(threads_.size()) {
     static boost::context::pooled_fixedsize_stack stacks(kStackBytes);
     shared.begin_block(shared_bytes);
     std::iota(by_rank_.begin(), by_rank_.end(), std::size_t{0});
@@ -324,22 +327,15 @@ void meet_warp(std::uint32_t mask, const char* name, void* given,
   if (!(mask >> own_lane() & 1)) b.fail(std::string(name) + " without its own lane in the mask");
   b.own().given = given;
   Lanes lanes{};
-  bool complete = true;
   for (std::size_t lane = 0; lane < 32; ++lane) {
     if (!(mask >> lane & 1)) continue;
-    const std::size_t other = first + lane;
-    if (other >= b.count()) b.fail(std::string(name) + " of lanes that the block has not");
-    const auto& thread = b.thread(other);
-    const bool here = &thread == &b.own() ||
-                      (thread.waits_in && std::strcmp(thread.waits_in, name) == 0 &&
-                       thread.mask == mask);
-    complete = complete && here;
+    if (first + lane >= b.count()) b.fail(std::string(name) + " of lanes that the block has not");
+    const auto& thread = b.thread(first + lane);
     lanes[lane] = thread.given;
-  }
-  if (!complete) {
+    if (&thread == &b.own() || (thread.mask == mask && std::strcmp(thread.waits_in, name) == 0))
+      continue;
     b.own().mask = mask;
-    b.wait(name);
-    return;
+    return b.wait(name);
   }
   together(lanes);
   for (std::size_t lane = 0; lane < 32; ++lane)
