@@ -1,8 +1,8 @@
 #!/bin/sh
 # Builds the CUDA kernels on a machine with a GPU, tests them, looks for bad memory accesses and races,
 # measures them beside LibTorch and writes the GPU section of docs/performance.md. It needs LibTorch
-# with CUDA, the CUDA Toolkit, CMake and Ninja; no network. Under ten minutes; what is done is not
-# done again after an interruption.
+# with CUDA, the CUDA Toolkit, CMake and Ninja; no network. Under ten minutes without the host; what is
+# done is not done again after an interruption.
 #
 #   bench/cuda.sh                everything; the host where GRAFT_PACKAGES is given
 #   bench/cuda.sh build          builds the kernels alone
