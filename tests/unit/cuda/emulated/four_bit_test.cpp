@@ -62,8 +62,8 @@ std::pair<Blocks, bool> quantized(const std::vector<T>& x, std::int64_t blocksiz
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("4-bit codes and absmax of a device are those of the CPU, bit for bit", T,
-                   __half, __nv_bfloat16, float) {
+TEST_CASE_TEMPLATE("4-bit codes and absmax of an emulated device are those of the CPU, bit for bit",
+                   T, __half, __nv_bfloat16, float) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   int turn = 0;
@@ -105,7 +105,7 @@ TEST_CASE("values on the borders between 4-bit codes go where the CPU has them")
   }
 }
 
-TEST_CASE_TEMPLATE("a device reports NaN and infinity among values for 4 bits", T, __half,
+TEST_CASE_TEMPLATE("an emulated device reports NaN and infinity among values for 4 bits", T, __half,
                    __nv_bfloat16, float) {
   for (const auto quant : kQuants)
     for (const std::int64_t blocksize : {64, 512})
@@ -143,7 +143,7 @@ TEST_CASE_TEMPLATE("4-bit blocks are dequantized as on the CPU, rounded once, an
       }
 }
 
-TEST_CASE("absmax of double quantization on a device is that of the CPU") {
+TEST_CASE("absmax of double quantization on an emulated device is that of the CPU") {
   std::mt19937 random(3);
   constexpr std::int64_t kCount = 1000;
   std::vector<std::uint8_t> codes(kCount);

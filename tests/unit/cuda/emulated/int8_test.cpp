@@ -26,7 +26,8 @@ struct Layer {
 
   Layer(std::int64_t outputs, std::int64_t inputs, std::mt19937& random)
       : n(outputs), k(inputs), weight(static_cast<std::size_t>(n * k)) {
-    for (auto& code : weight) code = static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
+    for (auto& code : weight)
+      code = static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
     for (std::int64_t i = 0; i < n; ++i) {
       scales.push_back(static_cast<float>(random() % 1000) / 1000 + 0.1F);
       bias.push_back(static_cast<float>(random() % 1000) / 500 - 1);
@@ -124,8 +125,8 @@ constexpr Size kSizes[] = {{64, 64, 1}, {64, 64, 64}, {130, 144, 7}, {70, 1040, 
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("LLM.int8 on a device gives what the CPU gives", T, __half, __nv_bfloat16,
-                   float) {
+TEST_CASE_TEMPLATE("LLM.int8 on an emulated device gives what the CPU gives", T, __half,
+                   __nv_bfloat16, float) {
   std::mt19937 random(1);
   for (const auto& [n, k, m] : kSizes) {
     const Layer layer(n, k, random);
@@ -147,8 +148,8 @@ TEST_CASE_TEMPLATE("LLM.int8 on a device gives what the CPU gives", T, __half, _
   }
 }
 
-TEST_CASE_TEMPLATE("a row with NaN in LLM.int8 is NaN on a device, and other rows are not", T,
-                   __half, __nv_bfloat16, float) {
+TEST_CASE_TEMPLATE("a row with NaN in LLM.int8 is NaN on an emulated device, no other row is",
+                   T, __half, __nv_bfloat16, float) {
   std::mt19937 random(2);
   const Layer layer(64, 64, random);
   for (const float threshold : {6.0F, 0.0F}) {
