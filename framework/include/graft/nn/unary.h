@@ -25,7 +25,7 @@ class GRAFT_API Unary : public Block {
     Unary* module;
     std::int64_t rows;  ///< at least 1
   };
-  /// What the modules of `segments` (one at least) make of their rows of x [P, K], in one go: [P, N].
+  /// What the modules of `segments` (one at least) make of their rows of x [P, K] at once: [P, N].
   /// Any of them may be asked. Undefined where these modules cannot, or one after the other is as
   /// fast: nothing has changed then, and each forward() gives its own.
   virtual torch::Tensor forward_segments(const torch::Tensor& x, std::span<const Segment> segments);
