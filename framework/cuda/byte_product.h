@@ -19,7 +19,8 @@ struct ByteWeight {
 inline constexpr std::int64_t kMostByteRows = 16;
 
 /// y = x W^T + bias: x [m][k] of the weight's element, rows `x_stride` elements apart (a multiple
-/// of 8), aligned to 16 bytes; y [m][n] of it too, rows `y_stride` apart; `bias` float32 [n] or null.
+/// of 8), aligned to 16 bytes; y [m][n] of it too, rows `y_stride` apart; `bias` float32 [n] or
+/// null.
 /// Sums are float32 in one order; a result is rounded once. Returns what the launch returned;
 /// cudaErrorInvalidValue for arguments that do not fit. On the current device. Any thread.
 struct ByteProductArgs {

@@ -8,8 +8,8 @@
 #include "cuda/product.h"
 #include "cuda/work_split.h"
 
-// How products with few rows (stream_product.h) are launched. Plain arithmetic, so that the host can
-// check it without a device.
+// How products with few rows (stream_product.h) are launched. Plain arithmetic, so that the host
+// can check it without a device.
 
 namespace graft::cuda {
 

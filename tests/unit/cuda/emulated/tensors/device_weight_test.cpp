@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
-#include <array>
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -98,7 +98,7 @@ void each_weight(const Check& check) {
 
 }  // namespace
 
-TEST_CASE("a weight comes back from a device as it went there, and dense as it is") {
+TEST_CASE("a weight comes back from an emulated device as it went there, and dense as it is") {
   each_weight([](PanelKind kind, const Layer& layer, bool act_order, at::ScalarType dtype) {
     const auto from = random_panels(kind, layer, act_order, dtype);
     const auto weight = on_device(from, dtype);
@@ -117,7 +117,7 @@ TEST_CASE("a weight comes back from a device as it went there, and dense as it i
   });
 }
 
-TEST_CASE("a weight on a device multiplies rows of any number and type") {
+TEST_CASE("a weight on an emulated device multiplies rows of any number and type") {
   each_weight([](PanelKind kind, const Layer& layer, bool act_order, at::ScalarType dtype) {
     const auto from = random_panels(kind, layer, act_order, dtype);
     const auto weight = on_device(from, dtype);
@@ -139,7 +139,8 @@ TEST_CASE("weights of 4 bits that are alike multiply their rows together, others
     for (const std::int64_t rows : {1, 3, 12, 1}) {
       from.push_back(random_panels(kind, layer, act_order, dtype));
       weights.push_back(on_device(from.back(), dtype));
-      parts.push_back({weights.back().get(), rows == 3 ? at::randn({layer.n}) : at::Tensor(), rows});
+      const auto bias = rows == 3 ? at::randn({layer.n}) : at::Tensor();
+      parts.push_back({weights.back().get(), bias, rows});
     }
     const auto x = at::randn({17, layer.k}).to(dtype);
     const auto y = DeviceWeight::multiply(x, parts);
@@ -173,7 +174,7 @@ TEST_CASE("weights of 4 bits that are alike multiply their rows together, others
   });
 }
 
-TEST_CASE("a weight that no kernel takes is a dense copy on a device") {
+TEST_CASE("a weight that no kernel takes is a dense copy on an emulated device") {
   const auto from = random_panels(PanelKind::int8, {16, 56, 8}, false, at::kHalf);
   const auto weight = on_device(from, at::kHalf);
   CHECK(weight->defined());
