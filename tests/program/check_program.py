@@ -66,6 +66,15 @@ def prints(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+def generates_what_transformers_does(folder):
+    ids = read(folder / "expected.safetensors")["generated_ids"][0].tolist()
+    code, text, said = prints("generate", folder, "--ids", ",".join(map(str, ids[:8])),
+                              "--max-new-tokens", len(ids) - 8, "--ignore-eos", "--json",
+                              "--dtype", "float32", "--device", device)
+    assert code == 0, said
+    assert json.loads(text)["ids"] == ids[8:], (folder.name, text)
+
+
 def relabelled(folder, field, value):
     """A copy of the folder whose quantization_config says something else."""
     copy = out / f"{folder.name}-{value}"
@@ -206,6 +215,8 @@ with tempfile.TemporaryDirectory(dir=memory) as temporary:
         forward_matches_transformers(arch / "llama", "expected.safetensors", "logits", 2e-5)
         forward_matches_transformers(arch / "llama31", "expected.safetensors", "logits", 2e-5)
         forward_matches_transformers(arch / "bert", "expected.safetensors", "last_hidden_state", 2e-5)
+        for name in ("llama", "mistral", "gemma2", "gpt2", "opt", "mixtral"):
+            generates_what_transformers_does(arch / name)
     elif case == "bitsandbytes":
         quantize_is_bit_identical("tiny_llama_bnb_nf4_dq", "--quant-type", "nf4", "--double-quant",
                                   "--compute-dtype", "float16")

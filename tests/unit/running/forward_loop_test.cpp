@@ -34,13 +34,13 @@ struct Watched {
   std::unique_ptr<Recorder> recorder{tape};
 };
 
-/// What a loop says, one message a line.
+/// What a loop says, one message a line behind its level.
 struct Told {
   std::string text;
   Context context() {
     Context out;
-    out.log = [this](LogLevel, std::string_view, std::string_view message) {
-      text.append(message).append("\n");
+    out.log = [this](LogLevel level, std::string_view, std::string_view message) {
+      text.append(level == LogLevel::warning ? "warning: " : "info: ").append(message).append("\n");
     };
     return out;
   }
@@ -136,7 +136,7 @@ TEST_CASE("steps that cannot be recorded are run as ever, and why is said once")
     Watched watched;
     ForwardLoop loop(model, std::move(watched.recorder), told.context(), 16);
     CHECK(difference(model, loop, 20) == 0);
-    CHECK(told.text == "every token is launched piece by piece: " + why + "\n");
+    CHECK(told.text == "info: every token is launched piece by piece: " + why + "\n");
   };
   for (const std::string name :
        {"deepseek_v3", "gpt_oss", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe"}) {
@@ -178,7 +178,7 @@ TEST_CASE("when a recording fails the ordinary step goes on, and why is said onc
       ForwardLoop loop(*loaded.model, std::move(recorder), told.context(), 16);
       CHECK(difference(*loaded.model, loop, 40) == 0);
       CHECK(told.text ==
-            "every token is launched piece by piece: an operation is not permitted\n");
+            "warning: every token is launched piece by piece: an operation is not permitted\n");
     }
 }
 
@@ -188,7 +188,8 @@ TEST_CASE("recorded steps end where learned positions end, and refuse unknown id
     CAPTURE(name);
     const auto loaded = load(name);
     REQUIRE(loaded.model->positions());
-    ForwardLoop loop(*loaded.model, std::make_unique<Tape>(), {}, 16);
+    const std::int64_t beyond = 2 * *loaded.model->positions();
+    ForwardLoop loop(*loaded.model, std::make_unique<Tape>(), {}, beyond);
     loop.next(kPrompt);
     const std::int64_t id = 7, unknown = 1 << 20;
     CHECK_THROWS_WITH_AS(loop.next(std::span(&unknown, 1)), doctest::Contains("vocabulary"), Error);
