@@ -10,6 +10,7 @@
 #include "folder.h"
 #include "graft/host.h"
 #include "graft/module_graph.h"
+#include "graft/nn/unary.h"
 
 namespace graft::tests {
 namespace {
