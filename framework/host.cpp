@@ -22,6 +22,7 @@
 #include "host_state.h"
 #include "models/restructurings.h"
 #include "models/unknown_model.h"
+#include "planning/placing.h"
 #include "planning/settings.h"
 #include "planning/written_settings.h"
 #include "plugins/call.h"
@@ -235,15 +236,18 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
       if (settings.from_checkpoint) error.at((checkpoint.folder() / "config.json").string());
       throw;
     }
-    out.quantizer->validate_environment(given.device);
     out.quantizer->set_device(given.device);
     out.set_plan(out.quantizer->make_plan(out.model, has_weights ? &checkpoint : nullptr, dtype));
   } else {
     PlanRequest dense = request();
-    dense.device = given.device;
     dense.checkpoint = has_weights ? &checkpoint : nullptr;
     dense.dtype = dtype;
-    out.set_plan(make_plan(out.model, dense));
+    out.set_plan(plan_on(
+        given.device, out.model, [](const c10::Device&) { return true; },
+        [&](const DeviceMap& devices) {
+          dense.devices = devices;
+          return make_plan(out.model, dense);
+        }));
   }
   if (!is_known_architecture(checkpoint.config()))
     out.plan.notes.push_back(
@@ -383,7 +387,7 @@ LoadedModel Host::load_observed(const Checkpoint& checkpoint, const LoadOptions&
 
 LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions& options,
                                 const GroupObserver& observe) const {
-  require_device(options.device);
+  for (const auto& device : options.device.devices()) require_device(device);
   // Nothing here has a gradient: autograd's layers are left out, and the memory of their code.
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   State::Prepared ready = state_->prepare(*this, checkpoint, options);
@@ -442,11 +446,12 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
     loaded.calibration = std::move(calibrated_by.groups);
     loaded.polished = std::move(calibrated_by.layers);
   } else {
-    fill_from(ready.model, ready.plan, checkpoint, options.context, {});
+    fill_from(ready.model, ready.plan, checkpoint, options.context, {}, FillTo::planned);
   }
   verify_filled(ready.model);
   ready.model->eval();
-  if (!options.device.is_cpu()) ready.model->to(options.device);
+  if (calibrated) move_to_devices(ready.model, ready.plan);
+  dispatch_model(ready.model, ready.plan);
   if (ready.quantizer) {
     loaded.config = ready.quantizer->config();
     loaded.quantization_config = ready.quantizer->describe();

@@ -104,4 +104,6 @@ void Context::advance(std::string_view stage, std::uint64_t done, std::uint64_t 
     throw Error(ErrorKind::interrupted, "interrupted").at(stage);
 }
 
+bool Quantizer::quantizes_offloaded(const QuantConfig&) const { return true; }
+
 }  // namespace graft

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <set>
 
 #ifdef __GLIBC__
@@ -9,11 +10,13 @@
 #endif
 
 #include "applying/checkpoint_tensors.h"
+#include "applying/staging.h"
 #include "applying/swaps.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
 #include "graft/quantizer.h"
+#include "planning/placing.h"
 #include "planning/settling.h"
 #include "plugins/call.h"
 
@@ -38,6 +41,12 @@ std::string source_name(const PlanEntry& entry, const std::string& name) {
   return path.empty() ? name : path + "." + name;
 }
 
+/// Path of the module and name of its tensor.
+std::pair<std::string, std::string> split_name(const std::string& name) {
+  const auto dot = name.rfind('.');
+  return {name.substr(0, dot), name.substr(dot + 1)};
+}
+
 /// The bytes of the checkpoint itself, read when their turn comes.
 TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
   return {info.name, info.dtype, info.shape, [checkpoint, info] {
@@ -53,26 +62,6 @@ void return_freed_memory() {
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
-}
-
-at::Tensor read_planned(const Checkpoint& checkpoint, const PlannedTensor& planned) {
-  const TensorInfo& info = checkpoint.at(planned.source);
-  auto shape = info.shape;
-  std::uint64_t begin = 0, bytes = info.bytes;
-  nn::Region region;
-  if (planned.of_source) {
-    region = *planned.of_source;
-    if (region.index >= 0) {
-      // Only the slab of that index is read.
-      bytes = info.bytes / static_cast<std::uint64_t>(shape.front());
-      begin = bytes * static_cast<std::uint64_t>(region.index);
-      shape.erase(shape.begin());
-      region.index = -1;
-    }
-  }
-  auto tensor = at::empty(shape, at::TensorOptions(scalar_type(info.dtype)));
-  checkpoint.read(info, begin, bytes, tensor.mutable_data_ptr());
-  return planned.of_source ? region.of(tensor).contiguous() : tensor;
 }
 
 void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
@@ -98,7 +87,14 @@ void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
 }
 
 void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
-               const Checkpoint& checkpoint, const Context& context, const Observer& observer) {
+               const Checkpoint& checkpoint, const Context& context, const Observer& observer,
+               FillTo to) {
+  std::map<std::string, Staging> staging;  // by device
+  const auto staging_for = [&](const PlanEntry& entry) -> Staging* {
+    const auto& device = entry.spec.device;
+    if (to == FillTo::cpu || device.is_cpu()) return nullptr;
+    return &staging.try_emplace(device.str(), device).first->second;
+  };
   const std::uint64_t total = plan.bytes_taken();
   constexpr std::uint64_t kTrimBytes = 16 << 20;
   std::uint64_t done = 0, trimmed = 0;
@@ -109,15 +105,16 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
       return_freed_memory();
       trimmed = done;
     }
-    Tensors tensors =
-        read_all(checkpoint, entry,
-                 entry.action == Action::keep ? &block_at(root, entry.spec.path) : nullptr);
+    const bool kept = entry.action == Action::keep;
+    Staging* const on_its_way = staging_for(entry);
+    Tensors tensors = read_all(checkpoint, entry, kept ? &block_at(root, entry.spec.path) : nullptr,
+                               kept ? on_its_way : nullptr);
     for (const auto& planned : entry.tensors) {
       if (planned.finite && !planned.examined)
         require_finite(*tensors.find(planned.name), planned.source);
       done += planned.bytes;
     }
-    if (entry.action == Action::keep) {
+    if (kept) {
       nn::Block& block = block_at(root, entry.spec.path);
       // The skeleton has the plan's dtype but where a block insists on another.
       for (const auto& [name, like] : block.own_tensors())
@@ -125,13 +122,17 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
           block.set_tensor(name, in_dtype(*tensor, like.scalar_type()));
     } else if (plan.pre_quantized) {
       call_plugin(entry.plugin, entry.spec.path, [&] {
-        entry.quantizer->fill(block_at(root, entry.spec.path), *entry.config, tensors);
+        nn::Block& block = block_at(root, entry.spec.path);
+        entry.quantizer->fill(block, *entry.config, tensors);
+        if (on_its_way) block.to(on_its_way->device());
       });
     } else {
       Tensors dense;
       for (const auto& [name, tensor] : tensors) dense.set(name, in_dtype(tensor, plan.dtype));
       tensors = {};
       const auto next = quantized(entry, std::move(dense), context);
+      if (on_its_way)
+        call_plugin(entry.plugin, entry.spec.path, [&] { next->to(on_its_way->device()); });
       Swaps swaps(root);
       swaps.swap_everywhere(entry, next);
       swaps.keep();
@@ -148,7 +149,7 @@ void fill_kept(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   Plan kept = plan;
   std::erase_if(kept.entries,
                 [](const PlanEntry& entry) { return entry.action == Action::quantize; });
-  fill_from(root, kept, checkpoint, context, {});
+  fill_from(root, kept, checkpoint, context, {}, FillTo::cpu);
 }
 
 void fill_dense(const std::shared_ptr<nn::Block>& root, const Plan& plan,
@@ -187,16 +188,34 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   context.advance("quantize", total, total);
 }
 
+void dispatch_model(const std::shared_ptr<nn::Block>& root, const Plan& plan) {
+  const auto devices = plan.devices.devices();
+  if (devices.size() < 2) return;
+  for (const auto& path : parts_of(root))
+    block_at(root, path).set_execution_device(plan.devices.of(path));
+  // A tied tensor is there once more on a device of its own.
+  if (const auto* model = dynamic_cast<const Model*>(root.get()))
+    for (const auto& tied : model->tied_tensors()) {
+      const auto [path, name] = split_name(tied.alias);
+      nn::Block& block = block_at(root, path);
+      for (const auto& [own, tensor] : block.own_tensors())
+        if (own == name) block.set_tensor(name, tensor.to(*plan.devices.of(path)));
+    }
+}
+
+void move_to_devices(const std::shared_ptr<nn::Block>& root, const Plan& plan) {
+  for (const auto& entry : plan.entries)
+    if (entry.action != Action::restructure && !entry.spec.device.is_cpu())
+      block_at(root, entry.spec.path).to(entry.spec.device);
+  tie(root);
+}
+
 void tie(const std::shared_ptr<nn::Block>& root) {
   const auto* model = dynamic_cast<const Model*>(root.get());
   if (!model) return;
-  const auto split = [](const std::string& name) {
-    const auto dot = name.rfind('.');
-    return std::pair(name.substr(0, dot), name.substr(dot + 1));
-  };
   for (const auto& tied : model->tied_tensors()) {
-    const auto [owner_path, owner_name] = split(tied.owner);
-    const auto [alias_path, alias_name] = split(tied.alias);
+    const auto [owner_path, owner_name] = split_name(tied.owner);
+    const auto [alias_path, alias_name] = split_name(tied.alias);
     for (const auto& [name, tensor] : block_at(root, owner_path).own_tensors())
       if (name == owner_name) block_at(root, alias_path).set_tensor(alias_name, tensor);
   }

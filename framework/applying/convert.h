@@ -18,11 +18,18 @@ namespace graft {
 void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                      const Observer& observer);
 
+/// Where filled modules go.
+enum class FillTo {
+  cpu,
+  planned,  ///< each to its device of the plan, before the next one is read
+};
+
 /// Fills the model from the checkpoint, one module at a time: kept tensors in the plan's dtype,
 /// converted modules through their quantizer. When the checkpoint is dense, planned modules are
 /// read, quantized and swapped as they come, so that no second copy of the model exists.
 void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
-               const Checkpoint& checkpoint, const Context& context, const Observer& observer);
+               const Checkpoint& checkpoint, const Context& context, const Observer& observer,
+               FillTo to);
 
 /// Fills only what the plan keeps.
 void fill_kept(const std::shared_ptr<nn::Block>& root, const Plan& plan,
@@ -37,6 +44,12 @@ void fill_dense(const std::shared_ptr<nn::Block>& root, const Plan& plan,
 /// stopped.
 void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                        const Context& context, const Observer& observer);
+
+/// Moves the modules of a filled model on the CPU to their devices of the plan.
+void move_to_devices(const std::shared_ptr<nn::Block>& root, const Plan& plan);
+
+/// Makes a model run whose parts are on several devices of the plan; else changes nothing.
+void dispatch_model(const std::shared_ptr<nn::Block>& root, const Plan& plan);
 
 /// Makes tied tensors one again.
 void tie(const std::shared_ptr<nn::Block>& root);

@@ -9,6 +9,7 @@
 #include "graft/host.h"
 #include "graft/module_graph.h"
 #include "host_state.h"
+#include "planning/placing.h"
 #include "planning/settling.h"
 #include "plugins/call.h"
 
@@ -23,7 +24,7 @@ std::string word_of(const c10::Device& device) { return device.is_cuda() ? "cuda
 struct ModelQuantizer::State {
   const Host::State* host = nullptr;
   Method method;
-  c10::Device device = at::kCPU;
+  DeviceMap devices;
   bool pre_quantized = false;
   bool planned = false;
   bool settled = false;
@@ -108,9 +109,9 @@ at::ScalarType ModelQuantizer::update_dtype(std::optional<at::ScalarType> asked,
   return asked ? *asked : model_dtype(checkpoint);
 }
 
-void ModelQuantizer::set_device(const c10::Device& device) {
+void ModelQuantizer::set_device(const DeviceMap& devices) {
   state_->require_unconverted("set_device");
-  state_->device = device;
+  state_->devices = devices;
   state_->planned = false;
 }
 
@@ -128,7 +129,6 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   state_->require_unconverted("make_plan");
   PlanRequest request = state_->host->request();
   request.method = state_->method;
-  request.device = state_->device;
   request.pre_quantized = state_->pre_quantized;
   request.checkpoint = checkpoint;
   request.predicate = state_->predicate;
@@ -144,7 +144,13 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
         break;
       }
   }
-  state_->plan = graft::make_plan(model, request);
+  state_->plan = plan_on(
+      state_->devices, model, [&](const c10::Device& device) { return state_->serves(device); },
+      [&](const DeviceMap& devices) {
+        for (const auto& device : devices.devices()) validate_environment(device);
+        request.devices = devices;
+        return graft::make_plan(model, request);
+      });
   state_->planned = true;
   state_->settled = false;
   state_->model = model.get();
@@ -194,11 +200,11 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
     request.before = &state_->plan;
     const Plan dense = graft::make_plan(model, request);
     dense.check(state_->host->options.strict);
-    fill_from(model, dense, checkpoint, context, {});
+    fill_from(model, dense, checkpoint, context, {}, FillTo::cpu);
     return;
   }
   settle(checkpoint, context);
-  fill_from(model, state_->plan, checkpoint, context, state_->observer);
+  fill_from(model, state_->plan, checkpoint, context, state_->observer, FillTo::cpu);
 }
 
 std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Block>& model,
@@ -247,6 +253,17 @@ void ModelQuantizer::postprocess_model(const std::shared_ptr<nn::Block>& model,
   state_->converted = true;
   tie(model);
   verify_filled(model);
+}
+
+void ModelQuantizer::dispatch_model(const std::shared_ptr<nn::Block>& model) const {
+  state_->require_planned("dispatch_model", model.get());
+  if (const auto name = tensor_on_meta(model); !name.empty())
+    throw Error(ErrorKind::usage, "dispatch_model before load_weights: the tensor has no values")
+        .at(name)
+        .hint("call load_weights first");
+  for (const auto& device : state_->plan.devices.devices()) require_device(device);
+  move_to_devices(model, state_->plan);
+  graft::dispatch_model(model, state_->plan);
 }
 
 bool ModelQuantizer::is_serializable() const { return true; }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "applying/staging.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 
@@ -37,10 +38,11 @@ nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& p
   return *block;
 }
 
-Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like) {
+Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like,
+                 Staging* staging) {
   Tensors out;
   for (const auto& planned : entry.tensors) {
-    auto tensor = read_planned(checkpoint, planned);
+    auto tensor = read_planned(checkpoint, planned, staging);
     if (!planned.into) {
       out.set(planned.name, std::move(tensor));
       continue;

@@ -13,6 +13,8 @@
 
 namespace graft {
 
+class Staging;
+
 /// Swaps modules and puts them back unless it is told to keep them.
 class Swaps {
  public:
@@ -37,9 +39,10 @@ void tell(const Observer& observer, const PlanEntry& entry, const std::string& n
 /// Throws Error(internal) when there is no block.
 nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path);
 
-/// The tensors of an entry as the checkpoint has them; parts are joined as in `like`, which an entry
-/// without parts does not need.
-Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like);
+/// The tensors of an entry as the checkpoint has them, on the device of `staging` or on the CPU; parts
+/// are joined as in `like`, which an entry without parts does not need.
+Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like,
+                 Staging* staging = nullptr);
 
 /// Floats take `dtype`; other types keep theirs.
 at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype);

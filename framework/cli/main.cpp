@@ -23,8 +23,18 @@ void add_globals(CLI::App& app, Globals& globals) {
                  "activations become 15-bit integers), a15, a8 (fastest, least exact), bf16, f32")
       ->check(CLI::IsMember({"auto", "a15", "a8", "bf16", "f32"}))
       ->capture_default_str();
-  app.add_option("--device", globals.device, "Where models run: cpu, cuda or cuda:N")
-      ->capture_default_str();
+  auto* device = app.add_option("--device", globals.device, "Where models run: cpu, cuda or cuda:N")
+                     ->capture_default_str();
+  auto* map = app.add_option("--device-map", globals.device_map,
+                             "Where the parts of a model run: auto, sequential, or a JSON object "
+                             "of module paths and devices, as it is or in a file")
+                  ->excludes(device);
+  app.add_option("--max-memory", globals.max_memory,
+                 "What --device-map auto may use: a JSON object of devices and sizes, such as "
+                 R"({"0": "20GiB", "cpu": "60GiB"})")
+      ->needs(map);
+  app.add_flag("--deterministic", globals.deterministic,
+               "LibTorch sums in the same order each time, on a GPU too, or says that it cannot");
   // One value each time, or a verb behind it would be another.
   app.add_option("--plugin", globals.plugin_files, "Load this plugin file too")
       ->allow_extra_args(false);

@@ -45,6 +45,18 @@ Value value_of(const OptionSpec& option, const std::vector<std::string>& words) 
   return word;
 }
 
+/// Words that are given go to `words`.
+void add_option(CLI::App& verb, const OptionSpec& option, std::vector<std::string>& words,
+                const std::string& group) {
+  auto* added = verb.add_option(option.flag, words, option.help)->group(group);
+  if (option.type == OptionSpec::Type::boolean)
+    added->expected(0, 1)->default_str("true");
+  else
+    added->expected(1)->take_all();
+  if (!option.choices.empty())
+    added->type_name("{" + CLI::detail::join(option.choices, ",") + "}");
+}
+
 }  // namespace
 
 void MethodOptions::collect(const Host& host) {
@@ -64,9 +76,7 @@ void MethodOptions::add_loading_to(CLI::App& verb, const Host& host) {
   for (const auto& [method, options] : methods_)
     for (const auto& option : options)
       if (option.for_loading && !verb.get_option_no_throw(option.flag))
-        verb.add_option(option.flag, given_[option.flag], option.help)
-            ->type_name("{" + CLI::detail::join(option.choices, ",") + "}")
-            ->group("Models of " + method);
+        add_option(verb, option, given_[option.flag], "Models of " + method);
 }
 
 Value MethodOptions::loading_settings() const {
@@ -88,19 +98,11 @@ void MethodOptions::add_to(CLI::App& verb, const Host& host) {
   for (const auto& [method, options] : methods_)
     for (const auto& option : options) {
       if (option.flag.empty()) continue;
-      auto& words = given_[option.flag];
       if (auto* known = verb.get_option_no_throw(option.flag)) {
         known->description(known->get_description() + "; " + method + ": " + option.help);
         continue;
       }
-      auto* added = verb.add_option(option.flag, words, option.help);
-      if (option.type == OptionSpec::Type::boolean)
-        added->expected(0, 1)->default_str("true");
-      else
-        added->expected(1)->take_all();
-      if (!option.choices.empty())
-        added->type_name("{" + CLI::detail::join(option.choices, ",") + "}");
-      added->group("Options of " + method);
+      add_option(verb, option, given_[option.flag], "Options of " + method);
     }
 }
 

@@ -34,6 +34,25 @@ CalibrationTrial try_it(Program& program, const Checkpoint& checkpoint, LoadOpti
   return try_calibration(program.host(), checkpoint, options);
 }
 
+/// What lies where, when there is more than one device.
+void print_devices(const Plan& plan) {
+  const auto devices = plan.devices.devices();
+  if (devices.size() < 2) return;
+  for (const auto& device : devices) {
+    std::vector<const PlanEntry*> there;
+    std::uint64_t bytes = 0;
+    for (const auto& entry : plan.entries)
+      if (entry.spec.device == device && entry.action != Action::restructure) {
+        there.push_back(&entry);
+        bytes += entry.bytes_after;
+      }
+    if (there.empty()) continue;
+    std::printf("%-6s %s in %zu modules, %s to %s\n", device.str().c_str(),
+                megabytes(bytes).c_str(), there.size(), printable(there.front()->spec.path).c_str(),
+                printable(there.back()->spec.path).c_str());
+  }
+}
+
 void print(const Plan& plan) {
   std::size_t number = 0, kept = 0;
   const std::size_t all = plan.entries.size();
@@ -54,7 +73,9 @@ void print(const Plan& plan) {
               megabytes(plan.bytes_after()).c_str());
   if (plan.bits_per_weight() > 0)
     std::printf("    %.2f bits a weight where quantized", plan.bits_per_weight());
-  std::printf("\nkept   %zu modules", kept);
+  std::printf("\n");
+  print_devices(plan);
+  std::printf("kept   %zu modules", kept);
   std::size_t shown = 0;
   for (const auto& entry : plan.entries)
     if (entry.action == Action::keep && entry.spec.in_features && shown++ < 8)

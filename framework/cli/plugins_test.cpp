@@ -118,8 +118,11 @@ std::vector<Check> rules(const std::string& beginning) {
 
 void test(Program& program, const Arguments& given) {
   read_stamp(given.file);  // the clearest error for what is no plugin
+  const auto devices = program.device().devices();
+  if (devices.size() != 1)
+    throw Error(ErrorKind::usage, "modules are moved to one device").hint("give it with --device");
   const Setting setting{std::filesystem::absolute(given.file), program.globals.allow_insecure,
-                        program.device(), given.seconds};
+                        devices[0], given.seconds};
   require_device(setting.device, setting.seconds);
   const std::string_view first = border_checks().front().sentence;
   std::size_t broken = 0, tried = 0;

@@ -1,5 +1,6 @@
 #include "cli/program.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <unicode/utf8.h>
 
@@ -44,6 +45,13 @@ void Program::configure() {
   terminal.configure(globals.quiet, globals.verbose, globals.log_file);
   if (globals.threads > 0) at::set_num_threads(globals.threads);
   set_activation_mode(parse_activation_mode(globals.activations));
+  if (globals.deterministic) {
+    // cuBLAS reads it when it is first used (its documentation, "Results reproducibility").
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    at::globalContext().setDeterministicCuDNN(true);
+  }
 }
 
 Host& Program::host() {
@@ -70,7 +78,26 @@ Host& Program::host() {
   return *host_;
 }
 
-c10::Device Program::device() const {
+/// JSON, as it is or in a file of that name; else the text itself.
+static Value json_or_word(const std::string& text, const char* option) {
+  std::error_code error;
+  const bool is_file = fs::is_regular_file(text, error);
+  if (!is_file && !text.starts_with('{')) return text;
+  try {
+    return parse_json(is_file ? read_text_file(text) : text);
+  } catch (Error& failed) {
+    if (is_file) throw failed.at(quote(text));
+    throw Error(ErrorKind::usage, failed.what()).at(option);
+  }
+}
+
+DeviceMap Program::device() const {
+  if (!globals.device_map.empty()) {
+    const Value most = globals.max_memory.empty()
+                           ? Value()
+                           : json_or_word(globals.max_memory, "--max-memory");
+    return DeviceMap::from_value(json_or_word(globals.device_map, "--device-map"), most);
+  }
   try {
     return c10::Device(globals.device);
   } catch (const c10::Error&) {

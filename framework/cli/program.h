@@ -17,8 +17,8 @@ namespace graft::cli {
 struct Globals {
   bool json = false, quiet = false, strict = false, allow_insecure = false;
   int verbose = 0, threads = 0;
-  bool allow_nonfinite = false;
-  std::string device = "cpu", log_file, trust, activations = "auto";
+  bool allow_nonfinite = false, deterministic = false;
+  std::string device = "cpu", device_map, max_memory, log_file, trust, activations = "auto";
   std::vector<std::string> plugin_files, plugin_paths, registry_files;
 };
 
@@ -36,8 +36,8 @@ class Program {
   void configure();
   /// Made on first use, from the globals.
   Host& host();
-  /// From --device.
-  c10::Device device() const;
+  /// From --device, or --device-map and --max-memory.
+  DeviceMap device() const;
   /// Callbacks that show messages and progress and stop on Ctrl-C.
   Context context();
   /// Prints a result as the one JSON document on stdout.

@@ -63,6 +63,9 @@ Value to_value(const Globals& globals) {
   Value out;
   out.set("act", globals.activations);
   out.set("device", globals.device);
+  out.set("device_map", globals.device_map);
+  out.set("max_memory", globals.max_memory);
+  out.set("deterministic", globals.deterministic);
   out.set("trust", globals.trust);
   out.set("strict", globals.strict);
   out.set("allow_nonfinite", globals.allow_nonfinite);
@@ -76,6 +79,9 @@ Value to_value(const Globals& globals) {
 void take(const Value& from, Globals& globals) {
   globals.activations = from.at("act").as_string();
   globals.device = from.at("device").as_string();
+  globals.device_map = from.get_string("device_map", "");
+  globals.max_memory = from.get_string("max_memory", "");
+  globals.deterministic = from.get_bool("deterministic", false);
   globals.trust = from.at("trust").as_string();
   globals.strict = from.at("strict").as_bool();
   globals.allow_nonfinite = from.at("allow_nonfinite").as_bool();

@@ -149,7 +149,8 @@ void explain(Program& program, const Explain& given) {
   const auto model = build_model(checkpoint.config(), at::TensorOptions(at::kMeta));
   const std::string module_class = class_at(program.host(), model, method, given.path);
   Decision decision = program.host().registry().decide(
-      {method, module_class, given.path, program.device().is_cuda() ? "cuda" : "cpu"});
+      {method, module_class, given.path,
+       plan.devices.of(given.path).value_or(at::kCPU).is_cuda() ? "cuda" : "cpu"});
   // Skip lists, ties and what the checkpoint holds may decide otherwise than claims and rules.
   if (const PlanEntry* entry = entry_at(plan, given.path)) {
     const bool dense = decision.kind == Decision::Kind::none || decision.kind == Decision::Kind::keep;

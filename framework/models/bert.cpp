@@ -66,9 +66,10 @@ struct BertEmbeddings : Block {
           .expected("at most " + std::to_string(positions_) + " tokens")
           .found(std::to_string(ids.size(1)));
     const auto positions = at::arange(ids.size(1), ids.options());
-    return layer_norm->forward(word_embeddings->forward(ids) +
-                               token_type_embeddings->forward(at::zeros_like(ids)) +
-                               position_embeddings->forward(positions));
+    const auto words = word_embeddings->forward(ids);
+    return layer_norm->run(words +
+                           token_type_embeddings->forward(at::zeros_like(ids)).to(words.device()) +
+                           position_embeddings->forward(positions).to(words.device()));
   }
 
   std::int64_t positions_;

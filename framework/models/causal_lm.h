@@ -44,7 +44,7 @@ class CausalLm : public Model, public GraphedDecoder {
   at::Tensor forward(const Batch& batch) override {
     auto x = model->hidden(batch);
     if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
-    return finish(lm_head->forward(x));
+    return finish(lm_head->run(x));
   }
 
   std::optional<DecoderGraph> decoder_graph() override {

@@ -4,9 +4,9 @@
 
 #include <tuple>
 
-#include "graft/model.h"
 #include "models/attention.h"
 #include "models/rope.h"
+#include "models/through_layers.h"
 
 namespace graft {
 
@@ -35,5 +35,11 @@ struct DecodingStep {
  private:
   KvCache::Fixed* fixed_;  ///< of the cache; nullptr: it grows
 };
+
+inline DecodingStep on_device(const DecodingStep& step, const at::Device& device) {
+  DecodingStep out = step;
+  out.padding = on_device(step.padding, device);
+  return out;
+}
 
 }  // namespace graft

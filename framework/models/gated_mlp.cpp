@@ -23,7 +23,7 @@ std::vector<nn::Unary::Segment> projections(std::span<const nn::Unary::Segment> 
 }
 
 /// In one go where the modules can, else one after the other.
-at::Tensor run(const at::Tensor& x, std::span<const nn::Unary::Segment> segments) {
+at::Tensor together(const at::Tensor& x, std::span<const nn::Unary::Segment> segments) {
   if (auto all = segments.front().module->forward_segments(x, segments); all.defined()) return all;
   std::vector<at::Tensor> parts;
   std::int64_t first = 0;
@@ -55,8 +55,8 @@ at::Tensor GatedMlp::forward_segments(const at::Tensor& x, std::span<const Segme
   if (gates.empty()) return {};
   const auto gate = gates.front().module->forward_segments(x, gates);
   if (!gate.defined()) return {};
-  const auto product = activation(gate) * run(x, projections(segments, &GatedMlp::up_proj));
-  return run(product, projections(segments, &GatedMlp::down_proj));
+  const auto product = activation(gate) * together(x, projections(segments, &GatedMlp::up_proj));
+  return together(product, projections(segments, &GatedMlp::down_proj));
 }
 
 }  // namespace graft

@@ -105,6 +105,7 @@ struct Gemma3Attention : Block {
 struct Gemma3DecoderLayer : Block {
   Gemma3DecoderLayer(const Gemma3Config& c, std::size_t layer, const at::TensorOptions& o)
       : Block("Gemma3DecoderLayer"),
+        windowed_(c.windowed[layer]),
         repeated_values_(c.heads != c.kv_heads),
         self_attn(*this, "self_attn", std::make_shared<Gemma3Attention>(c, layer, o)),
         mlp(*this, "mlp",
@@ -115,8 +116,10 @@ struct Gemma3DecoderLayer : Block {
         pre_feedforward_layernorm(*this, "pre_feedforward_layernorm", c.norm(c.hidden_size, o)),
         post_feedforward_layernorm(*this, "post_feedforward_layernorm", c.norm(c.hidden_size, o)) {}
 
-  at::Tensor forward(const at::Tensor& x, const DecodingStep& step, const RopeTables& rope) {
-    const auto attended = self_attn->forward(input_layernorm->forward(x), step, rope);
+  at::Tensor forward(const at::Tensor& x, const DecodingStep& step, const RopeTables& full,
+                     const RopeTables& local) {
+    const auto attended =
+        self_attn->forward(input_layernorm->forward(x), step, windowed_ ? local : full);
     const auto mixed = x + post_attention_layernorm->forward(attended);
     const auto fed = mlp->forward(pre_feedforward_layernorm->forward(mixed));
     return mixed + post_feedforward_layernorm->forward(fed);
@@ -128,7 +131,7 @@ struct Gemma3DecoderLayer : Block {
     add_mlp_groups(groups, path + "mlp.", "");
   }
 
-  bool repeated_values_;
+  bool windowed_, repeated_values_;
   Slot<Gemma3Attention> self_attn;
   Slot<Unary> mlp, input_layernorm, post_attention_layernorm, pre_feedforward_layernorm,
       post_feedforward_layernorm;
@@ -137,7 +140,6 @@ struct Gemma3DecoderLayer : Block {
 struct Gemma3TextModel : Block {
   Gemma3TextModel(const Gemma3Config& c, const at::TensorOptions& o)
       : Block("Gemma3TextModel"),
-        windowed_(c.windowed),
         rope_(c.rope),
         local_rope_(c.local_rope),
         embed_tokens(*this, "embed_tokens", embedding(c.vocab_size, c.hidden_size, o)),
@@ -153,14 +155,10 @@ struct Gemma3TextModel : Block {
     const DecodingStep step(batch);
     const auto full = step.tables(rope_, x.scalar_type(), x.device());
     const auto local = step.tables(local_rope_, x.scalar_type(), x.device());
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      x = run_layer(batch, i, x, [&](const at::Tensor& in) {
-        return layers[i].forward(in, step, windowed_[i] ? local : full);
-      });
-    return norm->forward(x);
+    x = through_layers(batch, layers, std::move(x), step, full, local);
+    return norm->run(x);
   }
 
-  std::vector<bool> windowed_;
   Rope rope_, local_rope_;
   Slot<Unary> embed_tokens;
   SlotList<Gemma3DecoderLayer> layers;

@@ -146,10 +146,10 @@ struct Gpt2Model : Block {
       throw Error(ErrorKind::usage, "the text is longer than the model's positions")
           .expected("at most " + std::to_string(positions_) + " tokens")
           .found(std::to_string(end));
-    auto x = wte->forward(batch.input_ids) +
-             wpe->forward(step.positions(batch.input_ids.device()));
+    auto x = wte->forward(batch.input_ids);
+    x = x + wpe->forward(step.positions(batch.input_ids.device())).to(x.device());
     x = through_layers(batch, h, std::move(x), step);
-    return ln_f->forward(x);
+    return ln_f->run(x);
   }
 
   std::int64_t positions_;
@@ -172,7 +172,7 @@ struct Gpt2LmHeadModel : Model {
   at::Tensor forward(const Batch& batch) override {
     auto x = transformer->hidden(batch);
     if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
-    return lm_head->forward(x);
+    return lm_head->run(x);
   }
 
   std::vector<TiedTensor> tied_tensors() const override {

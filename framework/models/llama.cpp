@@ -116,7 +116,7 @@ struct LlamaModel : Block {
     const DecodingStep step(batch);
     const auto rope = step.tables(rope_, x.scalar_type(), x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
-    return norm->forward(x);
+    return norm->run(x);
   }
 
   Rope rope_;
@@ -140,7 +140,7 @@ struct LlamaForCausalLM : Model, GraphedDecoder {
   at::Tensor forward(const Batch& batch) override {
     auto x = model->forward(batch);
     if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
-    return lm_head->forward(x);
+    return lm_head->run(x);
   }
 
   std::optional<DecoderGraph> decoder_graph() override {

@@ -273,7 +273,7 @@ struct Llama4TextModel : Block {
     const DecodingStep step(batch);
     const auto rope = step.tables(rope_, at::kFloat, x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
-    return norm->forward(x);
+    return norm->run(x);
   }
 
   Rope rope_;

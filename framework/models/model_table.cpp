@@ -46,9 +46,11 @@ void Model::to(torch::Device device, bool non_blocking) {
   };
   std::map<const void*, std::vector<Place>> places;
   for (const auto& module : modules())
-    if (auto* block = dynamic_cast<Block*>(module.get()))
+    if (auto* block = dynamic_cast<Block*>(module.get())) {
+      block->set_execution_device(std::nullopt);
       for (const auto& [name, tensor] : block->own_tensors())
         places[tensor.unsafeGetTensorImpl()].push_back({block, name});
+    }
   Block::to(device, non_blocking);
   for (const auto& [tensor, shared] : places)
     for (std::size_t i = 1; i < shared.size(); ++i)

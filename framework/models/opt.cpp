@@ -133,16 +133,16 @@ struct OptDecoder : Block {
           .expected("at most " + std::to_string(positions_) + " tokens")
           .found(std::to_string(end));
     auto x = embed_tokens->forward(batch.input_ids);
-    if (project_in) x = (*project_in)->forward(x);
+    if (project_in) x = (*project_in)->run(x);
     auto positions = step.positions(batch.input_ids.device());
     if (step.padding.defined()) {
       const auto real = step.padding.to(at::kLong);
       positions = (at::cumsum(real, 1) * real - 1).narrow(1, real.size(1) - step.count, step.count);
     }
-    x = x + embed_positions->forward(positions + kPositionOffset);
+    x = x + embed_positions->forward(positions + kPositionOffset).to(x.device());
     x = through_layers(batch, layers, std::move(x), step);
-    if (final_layer_norm) x = (*final_layer_norm)->forward(x);
-    if (project_out) x = (*project_out)->forward(x);
+    if (final_layer_norm) x = (*final_layer_norm)->run(x);
+    if (project_out) x = (*project_out)->run(x);
     return x;
   }
 
@@ -173,7 +173,7 @@ struct OptForCausalLM : Model {
   at::Tensor forward(const Batch& batch) override {
     auto x = model->decoder->hidden(batch);
     if (batch.last_logits_only) x = x.narrow(1, x.size(1) - 1, 1).contiguous();
-    return lm_head->forward(x);
+    return lm_head->run(x);
   }
 
   std::vector<TiedTensor> tied_tensors() const override {

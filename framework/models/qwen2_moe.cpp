@@ -176,7 +176,7 @@ struct Qwen2MoeModel : Block {
     const DecodingStep step(batch);
     const auto rope = step.tables(rope_, x.scalar_type(), x.device());
     x = through_layers(batch, layers, std::move(x), step, rope);
-    return norm->forward(x);
+    return norm->run(x);
   }
 
   Rope rope_;

@@ -33,9 +33,12 @@ void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Mo
       error.hint("did you mean " + near + "?");
     throw error;
   }
+  const auto old = std::dynamic_pointer_cast<Block>(slot->second.child());
   if (!slot->second.rebind(next))
     throw Error(ErrorKind::usage, "a " + next->name() + " does not have the interface that " +
                                       class_name() + " calls its child " + quote(name) + " with");
+  if (auto* block = dynamic_cast<Block*>(next.get()); block && old)
+    block->set_execution_device(old->execution_device());
   replace_module(name, std::move(next));
 }
 

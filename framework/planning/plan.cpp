@@ -141,6 +141,7 @@ Value Plan::to_value() const {
     row.set("class", entry.spec.class_name);
     row.set("action", word(entry.action));
     row.set("reason", entry.reason);
+    row.set("device", entry.spec.device.str());
     if (entry.spec.in_features) {
       row.set("in_features", entry.spec.in_features);
       row.set("out_features", entry.spec.out_features);

@@ -32,6 +32,7 @@ class Planner {
     plan_.settings = request.method.config ? request.method.config->summary() : "";
     plan_.pre_quantized = request.pre_quantized;
     plan_.dtype = request.dtype;
+    plan_.devices = request.devices;
     if (model_)
       for (const auto& tied : model_->tied_tensors()) tied_.emplace(tied.alias, tied.owner);
     for (const auto& [alias, owner] : tied_) tied_owners_.insert(owner);
@@ -105,7 +106,7 @@ class Planner {
     PlanEntry entry;
     block->describe(entry.spec);
     entry.spec.path = path;
-    entry.spec.device = request_.device;
+    entry.spec.device = request_.devices.of(path).value_or(at::kCPU);
     // What the weights of a quantized checkpoint stand for does not depend on what it is run in.
     if (request_.pre_quantized && source_.known())
       entry.spec.dtype = model_dtype(*request_.checkpoint);
@@ -204,7 +205,8 @@ class Planner {
   /// True when the module is to be replaced; else entry.reason says why not.
   bool decide(PlanEntry& entry, const nn::Block& block) {
     const Decision decision = request_.registry->decide(
-        {request_.method.name, entry.spec.class_name, entry.spec.path, device_word()});
+        {request_.method.name, entry.spec.class_name, entry.spec.path,
+         entry.spec.device.is_cuda() ? "cuda" : "cpu"});
     const auto dense_by = [&](PlanEntry::Dense why) {
       entry.dense = decision.claims.empty() ? PlanEntry::Dense::unclaimed : why;
     };
@@ -328,6 +330,9 @@ class Planner {
         return keep(entry, "the settings leave it dense");
       }
       const auto& settings = config ? config : base;
+      if (entry.spec.device.is_cpu() && request_.devices.offloads() &&
+          !call([&] { return quantizer->quantizes_offloaded(*settings); }) && !by_tensors)
+        return keep(entry, "it stays on the CPU, where the settings leave it dense");
       const Support support = call([&] { return quantizer->supports(entry.spec, *settings); });
       if (!support.yes) {
         reasons += (reasons.empty() ? "" : "; ") + claim.plugin_id + ": " + support.reason;
@@ -397,8 +402,6 @@ class Planner {
   static std::string some(const std::vector<std::string>& paths) {
     return std::to_string(paths.size()) + " module(s), first " + quote(paths.front());
   }
-
-  std::string device_word() const { return request_.device.is_cuda() ? "cuda" : "cpu"; }
 
   static constexpr std::size_t kDeepest = 16;
   static constexpr std::size_t kNoEntry = static_cast<std::size_t>(-1);

@@ -46,7 +46,7 @@ struct PlanRequest {
   /// An earlier plan of the same model, which has carried out its restructurings; nullptr: none.
   const Plan* before = nullptr;
   at::ScalarType dtype = at::kFloat;
-  c10::Device device = at::kCPU;
+  DeviceMap devices;  ///< decided: no spread
   bool allow_nonfinite = false;  ///< NaN and infinity in scales are let through
   /// Further condition on what may be converted; empty: none.
   std::function<bool(const ModuleSpec&)> predicate;

@@ -111,6 +111,7 @@ bool DecodingLoop::prepare_norm(std::vector<float>& to, nn::Unary* from, std::in
 }
 
 bool DecodingLoop::prepare_linear(Linear& to, nn::Unary* from, std::int64_t in, std::int64_t out) {
+  if (from->execution_device()) return false;
   to.module = from;
   ModuleSpec spec;
   from->describe(spec);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <utility>
-#include <vector>
 
 #include "graft/nn/experts.h"
 #include "models/rope.h"
@@ -15,13 +14,10 @@
 namespace graft {
 namespace {
 
-/// Devices of the model's tensors, each once.
-std::vector<c10::Device> devices_of(const Model& model) {
-  std::vector<c10::Device> out;
-  for (const auto& tensor : model.parameters())
-    if (std::find(out.begin(), out.end(), tensor.device()) == out.end())
-      out.push_back(tensor.device());
-  return out;
+/// Where the first tensor, an embedding, lies: small tensors of files may stay on the CPU.
+c10::Device device_of(const Model& model) {
+  const auto tensors = model.parameters();
+  return tensors.empty() ? c10::Device(at::kCPU) : tensors.front().device();
 }
 
 void say_unrecorded(const Context& context, LogLevel level, const std::string& why) {
@@ -34,17 +30,20 @@ std::string ForwardLoop::obstacle(const Model& model) {
   if (model.cache_layers() == 0) return "the model is no decoder";
   if (!rope_lengths_of(model.text_config()).fixed)
     return "positions change with the length of the text";
-  for (const auto& module : model.modules())
+  for (const auto& module : model.modules()) {
     if (dynamic_cast<const nn::Experts*>(module.get()))
       return "which experts run is decided on the host";
-  if (devices_of(model).size() > 1) return "the model lies on several devices";
+    if (const auto* block = dynamic_cast<const nn::Block*>(module.get());
+        block && block->execution_device())
+      return "the model lies on several devices";
+  }
   return {};
 }
 
 std::unique_ptr<ForwardLoop> ForwardLoop::of(Model& model, const Context& context) {
   std::unique_ptr<Recorder> recorder;
-  if (const auto devices = devices_of(model); !devices.empty() && devices[0].is_cuda()) {
-    recorder = cuda_graph(devices[0]);
+  if (const auto device = device_of(model); device.is_cuda()) {
+    recorder = cuda_graph(device);
     if (!recorder)
       say_unrecorded(context, LogLevel::warning, "graft was built with a LibTorch without CUDA");
   }
@@ -89,7 +88,7 @@ at::Tensor ForwardLoop::forward(const at::Tensor& ids) {
 
 bool ForwardLoop::replay(std::int64_t id) {
   if (!id_.defined())
-    id_ = at::empty({1, 1}, at::TensorOptions(devices_of(model_)[0]).dtype(at::kLong));
+    id_ = at::empty({1, 1}, at::TensorOptions(device_of(model_)).dtype(at::kLong));
   id_.fill_(id);
   if (cache_.length() >= recorded_ && !record()) return false;
   recorder_->replay();

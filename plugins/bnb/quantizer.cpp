@@ -166,6 +166,14 @@ std::vector<OptionSpec> BnbQuantizer::options() const {
        "Activations from here on leave int8; 0: none",
        {},
        {}},
+      {"llm_int8_enable_fp32_cpu_offload",
+       "--fp32-cpu-offload",
+       Type::boolean,
+       false,
+       "Allow a device map with the CPU beside GPUs; what is quantized here stays in float there",
+       {},
+       {},
+       true},
       {"graft_int8_forward",
        "--int8-forward",
        Type::text,
@@ -200,6 +208,16 @@ QuantConfigPtr BnbQuantizer::in_format(const QuantConfig& config, const std::str
   copy->storage = *dtype_from_word(format);
   copy->other_storage = true;
   return copy;
+}
+
+bool BnbQuantizer::quantizes_offloaded(const QuantConfig& config) const {
+  if (own(config).cpu_offload) return false;
+  throw Error(ErrorKind::usage, "the device map leaves modules on the CPU")
+      .at("field 'llm_int8_enable_fp32_cpu_offload'")
+      .expected("true")
+      .found("false")
+      .hint("set it (--fp32-cpu-offload): what a dense model has on the CPU stays in float then; or "
+            "place all of the model on GPUs or all of it on the CPU");
 }
 
 Support BnbQuantizer::supports(const ModuleSpec& spec, const QuantConfig& config) const {

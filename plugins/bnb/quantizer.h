@@ -14,6 +14,9 @@ class BnbQuantizer : public Quantizer {
                          std::span<const PlannedModule> modules) const override;
   std::vector<OptionSpec> options() const override;
   std::vector<std::string> formats() const override;
+  /// As Transformers: a device map with the CPU beside GPUs has to be allowed by the field
+  /// llm_int8_enable_fp32_cpu_offload, and leaves what is on the CPU in float.
+  bool quantizes_offloaded(const QuantConfig& config) const override;
   QuantConfigPtr in_format(const QuantConfig& config, const std::string& format) const override;
   bool pre_quantized_by_default() const override { return false; }
   Support supports(const ModuleSpec& spec, const QuantConfig& config) const override;

@@ -10,6 +10,7 @@
 #include "graft/calibration.h"
 #include "graft/checkpoint.h"
 #include "graft/context.h"
+#include "graft/device_map.h"
 #include "graft/error.h"
 #include "graft/job_state.h"
 #include "graft/model.h"
@@ -43,7 +44,8 @@ struct LoadOptions {
   /// file says.
   Value quantization_config;
   std::optional<at::ScalarType> dtype;  ///< of kept weights and activations; else the config's
-  c10::Device device = at::kCPU;  ///< where the model goes once it is filled: cpu, cuda, cuda:N
+  /// Where the model goes, each module as it is filled; of one that is calibrated, at the end.
+  DeviceMap device;
   bool ignore_quantization_config = false;  ///< load as if the file had none
   /// For a quantized checkpoint of an architecture that graft does not have: the dense one it was
   /// made from, whose names tell the modules.

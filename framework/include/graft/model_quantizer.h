@@ -9,6 +9,7 @@
 #include "graft/calibration.h"
 #include "graft/checkpoint.h"
 #include "graft/context.h"
+#include "graft/device_map.h"
 #include "graft/model.h"
 #include "graft/plan.h"
 
@@ -53,9 +54,10 @@ class GRAFT_API ModelQuantizer {
   /// Which modules may be converted, beside the registry's say; set before preprocess_model.
   void set_predicate(std::function<bool(const ModuleSpec&)> predicate);
   void set_observer(Observer observer);
-  /// Where the model will run, cpu unless set: claims and rules for that device count. Set before
-  /// make_plan; the conversion itself runs on the CPU, and the filled model is moved by to(device).
-  void set_device(const c10::Device& device);
+  /// Where the model will run, cpu unless set: claims and rules for its devices count, each of which
+  /// validate_environment() has to accept. Set before make_plan, which decides what it leaves open;
+  /// the conversion itself runs on the CPU, and dispatch_model moves the filled model.
+  void set_device(const DeviceMap& devices);
 
   /// Plans the conversion of `model` (on meta; dense in memory is allowed on the fly). With a
   /// checkpoint its tensors decide and what is missing is in the plan; without one the rules do.
@@ -86,6 +88,10 @@ class GRAFT_API ModelQuantizer {
                                      const std::vector<std::function<void()>>& batches,
                                      const Context& context = {},
                                      Recipe recipe = Recipe::standard, bool all_experts = false);
+
+  /// Moves the filled modules to the devices of the plan, and makes the model run there: what a layer
+  /// is given goes to the layer's device first. Nothing to do where all is on the CPU.
+  void dispatch_model(const std::shared_ptr<nn::Block>& model) const;
 
   /// Whether save() of every converted module gives a checkpoint that others read.
   bool is_serializable() const;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "graft/device_map.h"
 #include "graft/module_spec.h"
 #include "graft/nn/tensor_part.h"
 #include "graft/quant_config.h"
@@ -83,6 +84,7 @@ struct GRAFT_API Plan {
   std::string settings;
   bool pre_quantized = false;
   at::ScalarType dtype = at::kFloat;    ///< of kept tensors and activations
+  DeviceMap devices;                    ///< where its parts go; decided
   std::vector<PlanEntry> entries;       ///< parents before children
   std::vector<std::string> tied;        ///< aliases that need no tensor: "lm_head.weight"
   std::vector<std::string> missing;     ///< tensors the model needs and the checkpoint lacks

@@ -253,6 +253,10 @@ class GRAFT_API Quantizer {
 
   /// The dense weight [N, K] that a filled module stands for, in the dtype its format defines.
   virtual at::Tensor dequantize(const nn::Block& module) const = 0;
+
+  /// Whether dense modules that a device map leaves on the CPU, while others go to a GPU, are
+  /// quantized as well. Throws Error(usage) where the settings have to allow such a map.
+  virtual bool quantizes_offloaded(const QuantConfig& config) const;
 };
 
 /// The revision of this interface: GRAFT_PLUGIN answers query(kQuantizerInterface, method) with it.

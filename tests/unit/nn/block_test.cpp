@@ -60,3 +60,13 @@ TEST_CASE("a block moves with its children: what forward uses and what is regist
   for (const auto& parameter : pair->named_parameters()) CHECK(parameter.value().is_meta());
   CHECK(pair->forward(torch::ones({1, 2}, at::kMeta)).is_meta());
 }
+
+TEST_CASE("what replaces a module runs where that one ran") {
+  auto pair = std::make_shared<Pair>();
+  std::dynamic_pointer_cast<Block>(pair->child("first"))->set_execution_device(at::Device(at::kMeta));
+  replace_at(pair, "first", ones(2, 2));
+  replace_at(pair, "second", ones(2, 1));
+  CHECK(pair->first->execution_device() == at::Device(at::kMeta));
+  CHECK_FALSE(pair->second->execution_device());
+  CHECK(pair->first->run(torch::ones({1, 2})).is_meta());
+}

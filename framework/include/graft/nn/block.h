@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,6 +56,11 @@ class GRAFT_API Block : public torch::nn::Module {
   /// than its own tensors overrides it.
   void to(torch::Device device, bool non_blocking = false) override;
 
+  /// Where the module runs in a model whose parts lie on several devices; absent: where its input
+  /// is. dispatch_model() sets it, and Model::to() forgets it.
+  const std::optional<torch::Device>& execution_device() const { return execution_device_; }
+  void set_execution_device(std::optional<torch::Device> device) { execution_device_ = device; }
+
   /// How the own tensors divide into those of a replacement with a module for each part (an
   /// expert). Checkpoints may hold either form. Empty: they do not divide.
   virtual std::vector<TensorPart> parts() const { return {}; }
@@ -79,6 +85,7 @@ class GRAFT_API Block : public torch::nn::Module {
 
   std::map<std::string, SlotAccess, std::less<>> slots_;
   std::map<std::string, torch::Tensor*, std::less<>> owned_;
+  std::optional<torch::Device> execution_device_;
 };
 
 /// A replaceable child of the Block it is a member of; `I` is the interface that forward() calls,

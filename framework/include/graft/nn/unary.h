@@ -14,6 +14,10 @@ class GRAFT_API Unary : public Block {
   ~Unary() override;  // anchors the type_info in libgraft: slots cast across libraries
 
   virtual torch::Tensor forward(const torch::Tensor& x) = 0;
+  /// forward() of x where the module runs (execution_device()).
+  torch::Tensor run(const torch::Tensor& x) {
+    return forward(execution_device() ? x.to(*execution_device()) : x);
+  }
 
   /// Divides the output by `divisor` [width] float32, positive, from now on, by changing own tensors.
   /// Gives what they really divide by after rounding to their dtype, [width] float32; undefined when

@@ -180,7 +180,7 @@ TEST_CASE("a weight that no kernel takes is a dense copy on an emulated device")
   CHECK(weight->defined());
   CHECK_FALSE(weight->is_packed());
   const auto x = at::randn({3, 56}).to(at::kHalf);
-  CHECK(is_product(weight->multiply(x, {}), x, from, {}));
+  CHECK(is_product(weight->multiply(x, at::Tensor()), x, from, {}));
   const std::vector<DeviceWeight::Part> parts{{weight.get(), {}, 3}};
   CHECK_FALSE(DeviceWeight::multiply(x, parts).defined());
 }
