@@ -44,7 +44,7 @@ void run_until(const void* event) {
 void finish_copies() { run_until(nullptr); }
 
 struct Memory final : c10::Allocator {
-  explicit Memory(bool is_pinned) : is_pinned(is_pinned) {}
+  explicit Memory(bool for_host) : is_pinned(for_host) {}
   c10::DataPtr allocate(std::size_t bytes) override {
     pinned += is_pinned;
     void* data = std::malloc(bytes + 1);
