@@ -94,8 +94,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& qweight, const at::Tens
 }  // namespace
 
 void register_operators() {
-  // For ever: its destructor would take the operators back.
-  static auto* const library = [] {
+  // For ever: its destructor would take the operators back. Volatile, or the address, which nothing
+  // reads, is not stored, and the memory counts as lost.
+  static auto* const volatile library = [] {
     auto* made =
         new torch::Library(torch::Library::DEF, "graft_awq", std::nullopt, __FILE__, __LINE__);
     made->def(

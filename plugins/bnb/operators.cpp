@@ -176,8 +176,9 @@ at::Tensor dequantize_4bit_cuda(const at::Tensor& packed, const at::Tensor& absm
 }  // namespace
 
 void register_operators() {
-  // For ever: its destructor would take the operators back.
-  static auto* const library = [] {
+  // For ever: its destructor would take the operators back. Volatile, or the address, which nothing
+  // reads, is not stored, and the memory counts as lost.
+  static auto* const volatile library = [] {
     using c10::DispatchKey;
     auto* made =
         new torch::Library(torch::Library::DEF, "graft_bnb", std::nullopt, __FILE__, __LINE__);
