@@ -391,6 +391,7 @@ LoadedModel Host::load_together(const Checkpoint& checkpoint, const LoadOptions&
   // Nothing here has a gradient: autograd's layers are left out, and the memory of their code.
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   State::Prepared ready = state_->prepare(*this, checkpoint, options);
+  for (const auto& device : ready.plan.devices.devices()) require_device(device);
   ready.plan.check(state_->options.strict);
   if (ready.quantizer && ready.quantizer->pre_quantized()) {
     ready.settle(checkpoint, options.context);

@@ -51,6 +51,8 @@ plain = run("generate", nf4, *ids).stdout
 assert run("generate", nf4, "--device-map", '{"": "cpu"}', *ids).stdout == plain
 assert run("generate", nf4, "--device-map", "auto", "--max-memory", '{"cpu": "1GB"}',
            *ids).stdout == plain
+run("generate", dense, "--device-map", "auto", "--max-memory", '{"99": "1GB"}', *ids, code=1,
+    says="CUDA device")
 assert run("generate", nf4, "--deterministic", *ids).stdout == plain
 assert run("generate", nf4, "--fp32-cpu-offload", *ids).stdout == plain
 
