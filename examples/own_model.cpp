@@ -1,4 +1,4 @@
-// A model of your own: children in slots, and LibTorch's own layers in its containers.
+// A model of your own: children in slots, LibTorch's own layers in its containers, a folder of it.
 #include <graft/host.h>
 #include <graft/module_graph.h>
 #include <graft/nn/layers.h>
@@ -40,7 +40,7 @@ struct Stubborn : torch::nn::Module {
   torch::nn::Linear inner;
 };
 
-int main() try {
+int main(int argc, char** argv) try {
   const c10::InferenceMode inference;
   at::manual_seed(0);
   const graft::Host host;
@@ -61,6 +61,10 @@ int main() try {
   const double distance = (net->forward(x) - before).norm().item<double>();
   std::cout << "relative distance below 0.05: "
             << (distance < 0.05 * before.norm().item<double>() ? "yes" : "no") << "\n";
+  if (argc == 2) {
+    quantizer.save(net, argv[1], {}, graft::parse_json(R"({"model_type": "net"})"));
+    std::cout << "saved: " << graft::Checkpoint::open(argv[1]).tensors().size() << " tensors\n";
+  }
 
   try {
     graft::adopt_linears(std::make_shared<Stubborn>());

@@ -33,27 +33,10 @@ std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
   return made;
 }
 
-std::string source_name(const PlanEntry& entry, const std::string& name) {
-  for (const auto& tensor : entry.tensors)
-    if (tensor.name == name && !tensor.into && !(tensor.of_source && tensor.of_source->index >= 0))
-      return tensor.source;
-  const auto& path = entry.source_path.empty() ? entry.spec.path : entry.source_path;
-  return path.empty() ? name : path + "." + name;
-}
-
 /// Path of the module and name of its tensor.
 std::pair<std::string, std::string> split_name(const std::string& name) {
   const auto dot = name.rfind('.');
   return {name.substr(0, dot), name.substr(dot + 1)};
-}
-
-/// The bytes of the checkpoint itself, read when their turn comes.
-TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
-  return {info.name, info.dtype, info.shape, [checkpoint, info] {
-            const std::shared_ptr<char[]> bytes(new char[info.bytes]);
-            checkpoint.read(info, bytes.get());
-            return std::shared_ptr<const void>(bytes, bytes.get());
-          }};
 }
 
 }  // namespace
@@ -255,73 +238,6 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
     swaps.swap_everywhere(entry, dense);
     swaps.keep();
   }
-}
-
-std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
-                                            const Plan& plan, const Checkpoint& checkpoint) {
-  const std::set<std::string> tied(plan.tied.begin(), plan.tied.end());
-  std::vector<TensorToWrite> out;
-  std::set<std::string> written;
-  // Saved tensors of all modules are as much memory as the modules: each is saved once for its
-  // layout, and once more when its turn to be written comes.
-  struct Saved {
-    const nn::Block* of = nullptr;
-    Tensors tensors;
-  };
-  const auto latest = std::make_shared<Saved>();
-  const auto write = [&](TensorToWrite tensor) {
-    written.insert(tensor.name);
-    out.push_back(std::move(tensor));
-  };
-  for (const auto& entry : plan.entries) {
-    if (entry.action == Action::restructure) continue;
-    const nn::Block& block = block_at(root, entry.spec.path);
-    if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
-      const auto save = [&entry, &block] {
-        return call_plugin(entry.plugin, entry.spec.path,
-                           [&] { return entry.quantizer->save(block, *entry.config); });
-      };
-      for (const auto& [name, tensor] : save()) {
-        auto later = to_write(source_name(entry, name), tensor);
-        later.data = [latest, save, &block, name = name] {
-          if (latest->of != &block) {
-            *latest = {};
-            *latest = {&block, save()};
-          }
-          return to_write({}, latest->tensors.at(name)).data();
-        };
-        write(std::move(later));
-      }
-      // What the module came with belongs to it, whether its new layout has it or not.
-      for (const auto& planned : entry.tensors) written.insert(planned.source);
-      continue;
-    }
-    for (const auto& [name, tensor] : block.own_tensors()) {
-      if (tied.contains(entry.spec.path + "." + name)) continue;
-      bool in_parts = false;
-      for (const auto& planned : entry.tensors)
-        if (planned.name == name && planned.into) {
-          in_parts = true;
-          write(to_write(planned.source, planned.into->of(tensor)));
-        }
-      if (in_parts) continue;
-      const std::string source = source_name(entry, name);
-      const auto* info = plan.pre_quantized ? checkpoint.find(source) : nullptr;
-      const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
-      if (cast && in_dtype(read_tensor(checkpoint, *info), tensor.scalar_type()).equal(tensor))
-        write(as_stored(checkpoint, *info));
-      else
-        write(to_write(source, tensor));
-    }
-  }
-  if (plan.pre_quantized) {
-    for (const auto& info : checkpoint.tensors())
-      if (!written.contains(info.name)) out.push_back(as_stored(checkpoint, info));
-  } else {
-    for (const auto& unloaded : plan.unloaded)
-      if (unloaded.carried) out.push_back(as_stored(checkpoint, checkpoint.at(unloaded.source)));
-  }
-  return out;
 }
 
 }  // namespace graft

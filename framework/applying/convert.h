@@ -68,11 +68,4 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
 /// stays: the C library does not do it by itself. Takes about a millisecond.
 void return_freed_memory();
 
-/// The model's tensors under their checkpoint names, in plan order, tied ones once. Of a model that
-/// was quantized already, tensors that were cast while loading are written as the checkpoint has
-/// them, and so are those that nothing took. Refers to the model, the plan and the checkpoint:
-/// keep all until they are written.
-std::vector<TensorToWrite> tensors_to_write(const std::shared_ptr<nn::Block>& root,
-                                            const Plan& plan, const Checkpoint& checkpoint);
-
 }  // namespace graft

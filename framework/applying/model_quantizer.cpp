@@ -4,6 +4,7 @@
 
 #include "applying/convert.h"
 #include "applying/device.h"
+#include "applying/saving.h"
 #include "calibrating/calibrate.h"
 #include "graft/error.h"
 #include "graft/host.h"
@@ -29,6 +30,8 @@ struct ModelQuantizer::State {
   bool planned = false;
   bool settled = false;
   bool converted = false;
+  bool dequantized = false;
+  std::optional<Checkpoint> checkpoint;  ///< that weights were loaded from
   const nn::Block* model = nullptr;  ///< the one that was planned; only compared
   Plan plan;
   std::function<bool(const ModuleSpec&)> predicate;
@@ -187,6 +190,7 @@ void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Bl
 void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
                                   const Checkpoint& checkpoint, const Context& context) {
   state_->require_planned("load_weights", model.get());
+  state_->checkpoint = checkpoint;
   if (state_->pre_quantized && !state_->converted)
     throw Error(ErrorKind::usage,
                 "load_weights before preprocess_model: the model is not converted yet")
@@ -279,6 +283,41 @@ void ModelQuantizer::dequantize(const std::shared_ptr<nn::Block>& model) {
         .hint("call load_weights first");
   dequantize_in_place(model, state_->plan, state_->plan.dtype);
   state_->converted = false;
+  state_->dequantized = true;
+}
+
+void ModelQuantizer::save(const std::shared_ptr<nn::Block>& model,
+                          const std::filesystem::path& folder, const WriteOptions& options,
+                          const Value& config) const {
+  state_->require_planned("save", model.get());
+  if (!state_->converted && !state_->dequantized)
+    throw Error(ErrorKind::usage, "save: the model is not converted yet")
+        .hint("call postprocess_model, or calibrate, first");
+  if (const auto name = tensor_on_meta(model); !name.empty())
+    throw Error(ErrorKind::usage, "save before load_weights: the tensor has no values")
+        .at(name)
+        .hint("call load_weights first");
+  const Checkpoint* checkpoint = state_->checkpoint ? &*state_->checkpoint : nullptr;
+  if (!config.is_null() && !config.is_object())
+    throw Error(ErrorKind::usage, "save: config").expected("an object").found(to_json(config));
+  if (config.is_null() && !checkpoint)
+    throw Error(ErrorKind::usage, "save: the model was made in memory, so its config is not known")
+        .hint("give the config.json that tells readers what to build: model_type and its sizes");
+  if (checkpoint && state_->plan.bytes_in_checkpoint == 0)
+    throw Error(ErrorKind::usage,
+                "save: the plan was made without the checkpoint that the weights came from, so what "
+                "else belongs to the model is not known")
+        .hint("give the checkpoint to preprocess_model");
+  Plan plan = state_->plan;
+  plan.pre_quantized = plan.pre_quantized && state_->converted && checkpoint;
+  const ModelToWrite from{
+      model, plan, checkpoint, config.is_null() ? checkpoint->config() : config,
+      state_->converted ? settings_to_write(plan, state_->method.config, describe()) : Value()};
+  auto tensors = tensors_to_write(from);
+  std::vector<std::filesystem::path> inputs;
+  if (checkpoint) inputs.push_back(checkpoint->folder());
+  FolderWriter writer(folder, options, inputs);
+  write_model(from, std::move(tensors), state_->host->settings_files(), writer);
 }
 
 const QuantConfigPtr& ModelQuantizer::config() const { return state_->method.config; }

@@ -1,9 +1,15 @@
-#include <set>
+#include "applying/saving.h"
 
+#include <ATen/ATen.h>
+
+#include "applying/checkpoint_tensors.h"
 #include "applying/convert.h"
+#include "applying/swaps.h"
 #include "checkpoint/model_files.h"
 #include "graft/error.h"
 #include "graft/host.h"
+#include "graft/module_graph.h"
+#include "graft/quantizer.h"
 #include "graft/tensors.h"
 #include "host_state.h"
 #include "planning/settings.h"
@@ -15,52 +21,45 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Those of a checkpoint as they came; of what was quantized here, all that other readers need.
-Value settings_to_write(const LoadedModel& loaded) {
-  if (loaded.plan.pre_quantized || !loaded.quantization_config.is_object() || !loaded.config)
-    return loaded.quantization_config;
-  return written_settings(loaded.plan, *loaded.config);
-}
-
 /// The model's config with the settings in the place where the checkpoint has them.
-Value config_to_write(const LoadedModel& loaded, const Value& settings) {
-  Value config = loaded.checkpoint.config();
+Value config_to_write(const ModelToWrite& from) {
+  Value config = from.config;
   Value* holder = &config;
   if (!config.find("quantization_config"))
     for (auto& [key, value] : config.as_object())
       if (key == "text_config" && value.find("quantization_config")) holder = &value;
-  if (settings.is_object())
-    holder->set("quantization_config", settings);
+  if (from.settings.is_object())
+    holder->set("quantization_config", from.settings);
   else
     holder->erase("quantization_config");
-  if (loaded.plan.pre_quantized) return config;
+  if (from.plan.pre_quantized) return config;
   config.erase("torch_dtype");
-  config.set("dtype", dtype_word(loaded.plan.dtype));
+  config.set("dtype", dtype_word(from.plan.dtype));
   return config;
 }
 
 /// Settings files that the checkpoint has follow the settings; a new model gets its method's first.
-void write_settings_files(const LoadedModel& loaded, const Value& settings, FolderWriter& writer) {
-  const Quantizer* quantizer = quantizer_of(loaded.plan);
-  if (!quantizer || !settings.is_object()) return;
+void write_settings_files(const ModelToWrite& from, FolderWriter& writer) {
+  const Quantizer* quantizer = quantizer_of(from.plan);
+  if (!quantizer || !from.settings.is_object()) return;
   const auto names = quantizer->settings_files();
   for (const auto& name : names) {
-    Value side = loaded.plan.pre_quantized ? read_settings_file(loaded.checkpoint, name) : Value();
+    Value side = from.plan.pre_quantized ? read_settings_file(*from.checkpoint, name) : Value();
     if (side.is_object()) {
       // What has changed since goes into the file, also where it has no such field yet.
-      const Value* given = quantization_config_of(loaded.checkpoint.config());
-      const Value before = call_plugin(loaded.plan.plugin, name, [&] {
+      const Value* given = quantization_config_of(from.config);
+      const Value before = call_plugin(from.plan.plugin, name, [&] {
         return quantizer->describe(*quantizer->parse(given ? *given : side));
       });
-      for (const auto& [key, value] : settings.as_object()) {
+      for (const auto& [key, value] : from.settings.as_object()) {
         const Value* was = before.find(key);
         if (was ? *was != value : !value.is_null()) side.set(key, value);
       }
       for (auto& [key, value] : side.as_object())
-        if (const Value* now = settings.find(key); now && !same_settings(*now, value))
+        if (const Value* now = from.settings.find(key); now && !same_settings(*now, value))
           value = *now;
-    } else if (!loaded.plan.pre_quantized && name == names.front()) {
-      side = settings;
+    } else if (!from.plan.pre_quantized && name == names.front()) {
+      side = from.settings;
     } else {
       continue;
     }
@@ -68,7 +67,131 @@ void write_settings_files(const LoadedModel& loaded, const Value& settings, Fold
   }
 }
 
+/// The name in the checkpoint of an entry's tensor.
+std::string source_name(const PlanEntry& entry, const std::string& name) {
+  for (const auto& tensor : entry.tensors)
+    if (tensor.name == name && !tensor.into && !(tensor.of_source && tensor.of_source->index >= 0))
+      return tensor.source;
+  const auto& path = entry.source_path.empty() ? entry.spec.path : entry.source_path;
+  return path.empty() ? name : path + "." + name;
+}
+
+/// The bytes of the checkpoint itself, read when their turn comes.
+TensorToWrite as_stored(const Checkpoint& checkpoint, const TensorInfo& info) {
+  return {info.name, info.dtype, info.shape, [checkpoint, info] {
+            const std::shared_ptr<char[]> bytes(new char[info.bytes]);
+            checkpoint.read(info, bytes.get());
+            return std::shared_ptr<const void>(bytes, bytes.get());
+          }};
+}
+
+ModelToWrite model_to_write(const LoadedModel& loaded) {
+  return {loaded.model, loaded.plan, &loaded.checkpoint, loaded.checkpoint.config(),
+          settings_to_write(loaded.plan, loaded.config, loaded.quantization_config)};
+}
+
 }  // namespace
+
+Value settings_to_write(const Plan& plan, const QuantConfigPtr& config, const Value& described) {
+  if (plan.pre_quantized || !described.is_object() || !config) return described;
+  return written_settings(plan, *config);
+}
+
+std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
+  const Plan& plan = from.plan;
+  const std::set<std::string> tied(plan.tied.begin(), plan.tied.end());
+  std::vector<TensorToWrite> out;
+  std::set<std::string> written;
+  // Saved tensors of all modules are as much memory as the modules: each is saved once for its
+  // layout, and once more when its turn to be written comes.
+  struct Saved {
+    const nn::Block* of = nullptr;
+    Tensors tensors;
+  };
+  const auto latest = std::make_shared<Saved>();
+  const auto write = [&](TensorToWrite tensor) {
+    written.insert(tensor.name);
+    out.push_back(std::move(tensor));
+  };
+  for (const auto& entry : plan.entries) {
+    if (entry.action == Action::restructure) continue;
+    const auto module = module_at(from.model, entry.spec.path);
+    const auto* as_block = dynamic_cast<const nn::Block*>(module.get());
+    if (!as_block) {
+      for (const auto& tensor : module->named_parameters(/*recurse=*/false))
+        write(to_write(source_name(entry, tensor.key()), tensor.value()));
+      continue;
+    }
+    const nn::Block& block = *as_block;
+    if (entry.action == Action::quantize && class_name_of(block) == entry.replacement) {
+      const auto save = [&entry, &block] {
+        return call_plugin(entry.plugin, entry.spec.path,
+                           [&] { return entry.quantizer->save(block, *entry.config); });
+      };
+      for (const auto& [name, tensor] : save()) {
+        auto later = to_write(source_name(entry, name), tensor);
+        later.data = [latest, save, &block, name = name] {
+          if (latest->of != &block) {
+            *latest = {};
+            *latest = {&block, save()};
+          }
+          return to_write({}, latest->tensors.at(name)).data();
+        };
+        write(std::move(later));
+      }
+      // What the module came with belongs to it, whether its new layout has it or not.
+      for (const auto& planned : entry.tensors) written.insert(planned.source);
+      continue;
+    }
+    for (const auto& [name, tensor] : block.own_tensors()) {
+      if (tied.contains(entry.spec.path + "." + name)) continue;
+      bool in_parts = false;
+      for (const auto& planned : entry.tensors)
+        if (planned.name == name && planned.into) {
+          in_parts = true;
+          write(to_write(planned.source, planned.into->of(tensor)));
+        }
+      if (in_parts) continue;
+      const std::string source = source_name(entry, name);
+      const auto* info = plan.pre_quantized ? from.checkpoint->find(source) : nullptr;
+      const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
+      if (cast && in_dtype(read_tensor(*from.checkpoint, *info), tensor.scalar_type()).equal(tensor))
+        write(as_stored(*from.checkpoint, *info));
+      else
+        write(to_write(source, tensor));
+    }
+  }
+  if (!from.checkpoint) {
+    std::set<const torch::nn::Module*> seen;
+    for (const auto& [path, module] : named_modules(from.model))
+      if (seen.insert(module.get()).second)
+        for (const auto& buffer : module->named_buffers(/*recurse=*/false))
+          write(to_write(path.empty() ? buffer.key() : path + "." + buffer.key(), buffer.value()));
+  } else if (plan.pre_quantized) {
+    for (const auto& info : from.checkpoint->tensors())
+      if (!written.contains(info.name)) out.push_back(as_stored(*from.checkpoint, info));
+  } else {
+    for (const auto& unloaded : plan.unloaded)
+      if (unloaded.carried) out.push_back(as_stored(*from.checkpoint, from.checkpoint->at(unloaded.source)));
+  }
+  return out;
+}
+
+void write_model(const ModelToWrite& from, std::vector<TensorToWrite> tensors,
+                 const std::set<std::string>& settings_files, FolderWriter& writer) {
+  if (from.checkpoint) {
+    std::error_code error;
+    const auto folders = folders_of_model(from.checkpoint->folder());
+    for (const auto& entry : fs::directory_iterator(from.checkpoint->folder(), error))
+      if (!settings_files.contains(entry.path().filename().string()) &&
+          is_companion(entry, folders))
+        writer.copy_file(entry.path());
+  }
+  writer.write_text("config.json", to_json(config_to_write(from), 2) + "\n");
+  write_settings_files(from, writer);
+  writer.write_tensors(std::move(tensors));
+  writer.commit();
+}
 
 void Host::set_format(LoadedModel& loaded, const std::string& format) const {
   const Quantizer* quantizer = quantizer_of(loaded.plan);
@@ -93,33 +216,18 @@ void Host::dequantize(LoadedModel& loaded, at::ScalarType dtype) const {
   loaded.plan.dtype = dtype;
 }
 
-/// Writes and commits.
-static void write_folder(const LoadedModel& loaded, const Value& settings,
-                         const std::set<std::string>& settings_files,
-                         std::vector<TensorToWrite> tensors, FolderWriter& writer) {
-  std::error_code error;
-  const auto folders = folders_of_model(loaded.checkpoint.folder());
-  for (const auto& entry : fs::directory_iterator(loaded.checkpoint.folder(), error))
-    if (!settings_files.contains(entry.path().filename().string()) && is_companion(entry, folders))
-      writer.copy_file(entry.path());
-  writer.write_text("config.json", to_json(config_to_write(loaded, settings), 2) + "\n");
-  write_settings_files(loaded, settings, writer);
-  writer.write_tensors(std::move(tensors));
-  writer.commit();
-}
-
 void Host::save(const LoadedModel& loaded, const fs::path& folder,
                 const WriteOptions& options) const {
   // What does not fit is found before anything is made.
-  const Value settings = settings_to_write(loaded);
-  auto tensors = tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint);
+  const auto from = model_to_write(loaded);
+  auto tensors = tensors_to_write(from);
   FolderWriter writer(folder, options, {loaded.checkpoint.folder()});
-  write_folder(loaded, settings, state_->settings_files(), std::move(tensors), writer);
+  write_model(from, std::move(tensors), state_->settings_files(), writer);
 }
 
 void Host::save(const LoadedModel& loaded, FolderWriter& writer) const {
-  write_folder(loaded, settings_to_write(loaded), state_->settings_files(),
-               tensors_to_write(loaded.model, loaded.plan, loaded.checkpoint), writer);
+  const auto from = model_to_write(loaded);
+  write_model(from, tensors_to_write(from), state_->settings_files(), writer);
 }
 
 }  // namespace graft

@@ -29,11 +29,15 @@ void tell(const Observer& observer, const PlanEntry& entry, const std::string& n
   if (observer) observer(entry.spec.path, entry.spec.class_name, new_class, entry.spec.device);
 }
 
-nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path) {
-  if (path.empty()) return *root;
+std::shared_ptr<torch::nn::Module> module_at(const std::shared_ptr<nn::Block>& root,
+                                             const std::string& path) {
+  if (path.empty()) return root;
   const auto [parent, name] = get_module_from_name(root, path);
-  const auto children = parent->named_children();
-  auto* block = dynamic_cast<nn::Block*>(children.find(name)->get());
+  return *parent->named_children().find(name);
+}
+
+nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path) {
+  auto* block = dynamic_cast<nn::Block*>(module_at(root, path).get());
   if (!block) throw Error(ErrorKind::internal, "not a block").at(path);
   return *block;
 }

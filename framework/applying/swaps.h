@@ -36,7 +36,10 @@ class Swaps {
 
 void tell(const Observer& observer, const PlanEntry& entry, const std::string& new_class);
 
-/// Throws Error(internal) when there is no block.
+/// Throws Error(usage) when there is none.
+std::shared_ptr<torch::nn::Module> module_at(const std::shared_ptr<nn::Block>& root,
+                                             const std::string& path);
+/// The same, of a block; Error(internal) for another module.
 nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path);
 
 /// The tensors of an entry as the checkpoint has them, on the device of `staging` or on the CPU; parts

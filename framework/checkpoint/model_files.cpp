@@ -14,28 +14,30 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool is_plain_folder(const fs::path& path) {
-  std::error_code error;
-  if (!fs::is_directory(fs::symlink_status(path, error))) return false;
-  for (const auto& entry : fs::directory_iterator(path, error))
-    if (entry.is_directory()) return false;
-  return !error;
-}
-
 bool is_below(const fs::path& path, const fs::path& folder) {
   const auto apart = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
   return apart.first == folder.end();
 }
 
-/// The cache has snapshots/COMMIT/NAME -> ../../blobs/HASH.
-bool leads_astray(const fs::path& link) {
+/// Whether a link leads out of `model` and its cache: snapshots/COMMIT/NAME -> ../../blobs/HASH.
+bool leads_astray(const fs::path& link, const fs::path& model) {
   std::error_code error;
   const fs::path target = fs::canonical(link, error);
-  const fs::path folder = fs::canonical(link.parent_path(), error);
+  const fs::path folder = fs::canonical(model, error);
   if (error) return true;
   const bool cached = folder.parent_path().filename() == "snapshots";
   return !is_below(target, folder) &&
          !(cached && is_below(target, folder.parent_path().parent_path() / "blobs"));
+}
+
+bool is_plain_folder(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(fs::symlink_status(path, error))) return false;
+  for (const auto& entry : fs::directory_iterator(path, error))
+    if (entry.is_directory() ||
+        (entry.is_symlink() && leads_astray(entry.path(), path.parent_path())))
+      return false;
+  return !error;
 }
 
 }  // namespace
@@ -70,7 +72,8 @@ bool is_companion(const fs::directory_entry& entry, const std::set<fs::path>& fo
   if (entry.is_directory()) return folders.contains(entry.path());
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name.starts_with(".")) return false;
-  if (entry.is_symlink() && !kEveryModels.contains(name) && leads_astray(entry.path()))
+  if (entry.is_symlink() && !kEveryModels.contains(name) &&
+      leads_astray(entry.path(), entry.path().parent_path()))
     return false;
   std::string end = entry.path().extension().string();
   std::transform(end.begin(), end.end(), end.begin(),

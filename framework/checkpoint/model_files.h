@@ -9,7 +9,7 @@ namespace graft {
 
 /// Folders in a model's folder that belong to it: those of sentence-transformers modules, which
 /// modules.json names ("1_Pooling"), and additional_chat_templates. No links, and none that holds
-/// folders of its own.
+/// folders of its own or links out of the model and its cache.
 GRAFT_API std::set<std::filesystem::path> folders_of_model(const std::filesystem::path& model);
 
 /// Whether a file or folder of the model's folder goes unchanged with new weights: all but the

@@ -53,6 +53,7 @@ void run(Program& program, const std::string& argument) {
   open.weights_optional = true;
   const Checkpoint checkpoint = Checkpoint::open(folder, open);
   LoadOptions options;
+  options.device = program.device();
   options.context = program.context();
   options.context.progress = {};  // it takes a moment only
   const Plan plan = program.host().inspect(checkpoint, options);

@@ -80,13 +80,14 @@ examples = {
         r"  QuantLinear modules: 14",
         r"",
         r"Forward: logits \[1, 8, 64\], all finite"]),
-    "own_model": ([], [
+    "own_model": ([pathlib.Path(output.name) / "own"], [
         r"2 linear layers of LibTorch adopted",
         r"in: Linear -> Linear8bitLt",
         r"body\.0: Linear -> Linear8bitLt",
         r"body\.2: Linear -> Linear8bitLt",
         r"norm: kept, no graft::nn::Block, left alone",
         r"relative distance below 0\.05: yes",
+        r"saved: 13 tensors",
         r"refused: inner: the child 'inner' of a Stubborn cannot be replaced: its forward keeps a "
         r"pointer of its own; derive the class from graft::nn::Block and declare the child as "
         r'graft::nn::Slot<graft::nn::Unary> inner\{\*this, "inner", \.\.\.\};']),

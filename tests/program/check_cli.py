@@ -84,6 +84,7 @@ with tempfile.TemporaryDirectory() as name:
     run("plan", dense, "--dtype", "int9", code=1,
         says="--dtype: unknown dtype: expected float32, bfloat16 or float16, found 'int9'")
     run("plan", dense, "--device", "toaster", code=1, says="unknown --device")
+    run("inspect", dense, "--device", "toaster", code=1, says="unknown --device")
     run("plan", dense, "--method", "rows8", code=1,
         says="unknown --method: expected one of ")
     run("plan", dense, "--most-columns", "4", *rows, code=1, says="--most-columns needs --method")

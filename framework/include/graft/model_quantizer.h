@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -97,9 +98,16 @@ class GRAFT_API ModelQuantizer {
   bool is_serializable() const;
   /// Dense Linear modules again, with the dequantized weights.
   void dequantize(const std::shared_ptr<nn::Block>& model);
+  /// Writes the converted model, or the dequantized one, as a Hugging Face folder, or nothing: as
+  /// Host::save when its weights came from a checkpoint; of one that was made in memory all
+  /// parameters and buffers, under their paths. `config`: its config.json, without settings; null:
+  /// that of the checkpoint. Throws Error(usage) where neither is there, before the conversion, and
+  /// where preprocess_model was not given the checkpoint that load_weights read.
+  void save(const std::shared_ptr<nn::Block>& model, const std::filesystem::path& folder,
+            const WriteOptions& options = {}, const Value& config = {}) const;
   /// The settings, as settled.
   const QuantConfigPtr& config() const;
-  /// The method's quantization_config. Host::save adds what the plan decided for single modules.
+  /// The method's quantization_config. save() adds what the plan decided for single modules.
   Value describe() const;
 
  private:

@@ -2,6 +2,7 @@
 #include <set>
 
 #include "edited_folder.h"
+#include "model_folder.h"
 
 using namespace graft;
 using namespace graft::test;
@@ -36,4 +37,23 @@ TEST_CASE("what goes with a model is saved with it, and nothing of its former we
                                        "modeling_own.py", "modules.json",
                                        "preprocessor_config.json",
                                        "tokenizer.json"});
+}
+
+TEST_CASE("a module's folder is copied with links into the cache, and not with links elsewhere") {
+  TestHost test;
+  const TemporaryFolder cache, elsewhere;
+  const fs::path model = cache.path() / "snapshots/0123";
+  fs::create_directories(model / "1_Pooling");
+  for (const char* name : {"config.json", "model.safetensors"})
+    fs::copy_file(golden("vectors/tiny_llama_dense_fp16") / name, model / name);
+  cache.write("snapshots/0123/modules.json", R"([{"path": "1_Pooling"}, {"path": "2_Dense"}])");
+  cache.write("blobs/0a", "pooling");
+  fs::create_symlink("../../../blobs/0a", model / "1_Pooling/config.json");
+  fs::create_directories(model / "2_Dense");
+  elsewhere.write("secret", "x");
+  fs::create_symlink(elsewhere.path() / "secret", model / "2_Dense/config.json");
+  const TemporaryFolder out;
+  test.host->save(test.host->load(model), out.path() / "m");
+  CHECK(read_file(out.path() / "m/1_Pooling/config.json") == "pooling");
+  CHECK(!fs::exists(out.path() / "m/2_Dense"));
 }
