@@ -266,6 +266,9 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
     throw Error(ErrorKind::usage, "the model is quantized already")
         .at(quote((job.model / "config.json").string()))
         .hint("quantize the dense model it was made from");
+  // Settings that do not fit the model are told before any text is read.
+  if (!job.bits_per_weight)
+    program.host().plan(checkpoint, options).check(program.globals.strict);
   const auto take_calibration = [&](const JobTexts& texts) {
     if (texts.calibration) options.calibration = texts.calibration->ids;
     if (!job.bits_per_weight) return;

@@ -85,6 +85,9 @@ with tempfile.TemporaryDirectory() as name:
         says="--dtype: unknown dtype: expected float32, bfloat16 or float16, found 'int9'")
     run("plan", dense, "--device", "toaster", code=1, says="unknown --device")
     run("inspect", dense, "--device", "toaster", code=1, says="unknown --device")
+    # settings that do not fit, before the text that this folder has no tokenizer for
+    run("quantize", dense, temporary / "none", "--method", "gptq", "--group-size", "48", code=1,
+        says="expected a group_size that 64 inputs are a multiple of")
     run("plan", dense, "--method", "rows8", code=1,
         says="unknown --method: expected one of ")
     run("plan", dense, "--most-columns", "4", *rows, code=1, says="--most-columns needs --method")
