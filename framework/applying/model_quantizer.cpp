@@ -190,7 +190,6 @@ void ModelQuantizer::convert_model_for_quantization(const std::shared_ptr<nn::Bl
 void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
                                   const Checkpoint& checkpoint, const Context& context) {
   state_->require_planned("load_weights", model.get());
-  state_->checkpoint = checkpoint;
   if (state_->pre_quantized && !state_->converted)
     throw Error(ErrorKind::usage,
                 "load_weights before preprocess_model: the model is not converted yet")
@@ -204,10 +203,12 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
     request.before = &state_->plan;
     const Plan dense = graft::make_plan(model, request);
     dense.check(state_->host->options.strict);
+    state_->checkpoint = checkpoint;
     fill_from(model, dense, checkpoint, context, {}, FillTo::cpu);
     return;
   }
   settle(checkpoint, context);
+  state_->checkpoint = checkpoint;
   fill_from(model, state_->plan, checkpoint, context, state_->observer, FillTo::cpu);
 }
 
@@ -305,8 +306,8 @@ void ModelQuantizer::save(const std::shared_ptr<nn::Block>& model,
         .hint("give the config.json that tells readers what to build: model_type and its sizes");
   if (checkpoint && state_->plan.bytes_in_checkpoint == 0)
     throw Error(ErrorKind::usage,
-                "save: the plan was made without the checkpoint that the weights came from, so what "
-                "else belongs to the model is not known")
+                "save: the plan was made without the checkpoint that the weights came from, so "
+                "what else belongs to the model is not known")
         .hint("give the checkpoint to preprocess_model");
   Plan plan = state_->plan;
   plan.pre_quantized = plan.pre_quantized && state_->converted && checkpoint;

@@ -155,7 +155,8 @@ std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
       const std::string source = source_name(entry, name);
       const auto* info = plan.pre_quantized ? from.checkpoint->find(source) : nullptr;
       const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
-      if (cast && in_dtype(read_tensor(*from.checkpoint, *info), tensor.scalar_type()).equal(tensor))
+      if (cast &&
+          in_dtype(read_tensor(*from.checkpoint, *info), tensor.scalar_type()).equal(tensor))
         write(as_stored(*from.checkpoint, *info));
       else
         write(to_write(source, tensor));
@@ -172,7 +173,8 @@ std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
       if (!written.contains(info.name)) out.push_back(as_stored(*from.checkpoint, info));
   } else {
     for (const auto& unloaded : plan.unloaded)
-      if (unloaded.carried) out.push_back(as_stored(*from.checkpoint, from.checkpoint->at(unloaded.source)));
+      if (unloaded.carried)
+        out.push_back(as_stored(*from.checkpoint, from.checkpoint->at(unloaded.source)));
   }
   return out;
 }

@@ -23,15 +23,15 @@ struct ModelToWrite {
   Value settings;  ///< the quantization_config to write; null: none
 };
 
-/// The settings of a model that `plan` made, `described` by its method: those of a checkpoint as they
-/// came; of what was quantized here, all that other readers need. Throws Error(usage) where the
-/// method's files cannot say it.
+/// The settings of a model that `plan` made, `described` by its method: those of a checkpoint as
+/// they came; of what was quantized here, all that other readers need. Throws Error(usage) where
+/// the method's files cannot say it.
 Value settings_to_write(const Plan& plan, const QuantConfigPtr& config, const Value& described);
 
 /// The model's tensors under their checkpoint names, in plan order, tied ones once. Of a model that
 /// was quantized already, tensors that were cast while loading are written as the checkpoint has
-/// them, and so are those that nothing took. Refers to `from` and all of it: keep them until they are
-/// written.
+/// them, and so are those that nothing took. Refers to `from` and all of it: keep them until they
+/// are written.
 std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from);
 
 /// Writes `tensors`, which are those of `from`, with all that belongs to the folder, and commits.

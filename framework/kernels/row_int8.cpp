@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int64_t kRowsAtOnce = 120;
 constexpr std::int64_t kTileRows = 12, kTilePanels = 2;
-constexpr float kOneOver127 = 7.874015718698502e-3F;  // 1/127 as bitsandbytes writes it
+constexpr float kOneOver127 = 7.874015718698502e-3F;  // 1/127 as a float
 constexpr float kOneOver16129 = static_cast<float>(1.0 / 16129.0);
 
 struct Functions {

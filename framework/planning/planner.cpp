@@ -5,6 +5,7 @@
 #include <set>
 
 #include "applying/restructure.h"
+#include "applying/swaps.h"
 #include "graft/error.h"
 #include "graft/module_graph.h"
 #include "graft/module_rules.h"
@@ -90,7 +91,7 @@ class Planner {
       if (seen->second == kNoEntry) return;
       PlanEntry& entry = plan_.entries[seen->second];
       if (entry.action == Action::restructure)
-        restructured_.emplace_back(path, replace_at(root_, path, module_at(entry.spec.path)));
+        restructured_.emplace_back(path, replace_at(root_, path, module_at(root_, entry.spec.path)));
       entry.also.push_back(path);
       return;
     }
@@ -116,7 +117,7 @@ class Planner {
         seen_[module.get()] = plan_.entries.size();
         plan_.entries.push_back(std::move(entry));
         ++depth_;
-        visit_children(path, module_at(path));
+        visit_children(path, module_at(root_, path));
         --depth_;
         return;
       }
@@ -150,10 +151,6 @@ class Planner {
     entry.reason = "no graft::nn::Block, left alone";
     seen_[&module] = plan_.entries.size();
     plan_.entries.push_back(std::move(entry));
-  }
-
-  std::shared_ptr<torch::nn::Module> module_at(const std::string& path) const {
-    return *get_module_from_name(root_, path).parent->named_children().find(last_of(path));
   }
 
   void visit_children(const std::string& path, const std::shared_ptr<torch::nn::Module>& module) {

@@ -81,8 +81,8 @@ struct Settled {
 
 /// One option of a method, from which the command line and YAML make theirs.
 struct OptionSpec {
-  std::string name;  ///< of the field of the settings: "bnb_4bit_quant_type"
-  std::string flag;  ///< of the command line: "--quant-type"
+  std::string name;  ///< of the field of the settings: "group_size"
+  std::string flag;  ///< of the command line: "--group-size"
   enum class Type { boolean, integer, number, text } type = Type::text;
   Value otherwise;  ///< default
   std::string help;
