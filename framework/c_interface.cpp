@@ -26,7 +26,9 @@ struct Message {
 
   int fail(int code, std::string_view what) const noexcept {
     if (!text || size == 0) return code;
-    const std::size_t length = std::min(what.size(), size - 1);
+    std::size_t length = std::min(what.size(), size - 1);
+    // Never the first half of a character.
+    while (length < what.size() && length > 0 && (what[length] & 0xC0) == 0x80) --length;
     std::memcpy(text, what.data(), length);
     text[length] = '\0';
     return code;
@@ -86,6 +88,16 @@ struct Call {
       Error wrong(ErrorKind::usage, error.what());
       throw wrong.at("options");
     }
+  }
+
+  /// The host. Files that were named and refused are told to the log.
+  Host start() const {
+    Host out(host);
+    for (const auto& verdict : out.plugins().verdicts())
+      if (verdict.named && !verdict.loaded)
+        host.context.say(LogLevel::error, "plugins",
+                         quote(verdict.file.native()) + " is not used: " + verdict.reason);
+    return out;
   }
 
  private:
@@ -153,7 +165,7 @@ int graft_plan(const char* folder, const char* options, const graft_callbacks* c
     graft::require(folder, "folder");
     graft::require(json, "json");
     const graft::Call call(options, callbacks);
-    const auto plan = graft::Host(call.host).plan(
+    const auto plan = call.start().plan(
         graft::Checkpoint::open(folder, {.weights_optional = true}), call.load);
     const std::string text = graft::to_json(plan.to_value());
     *json = new char[text.size() + 1];
@@ -167,7 +179,7 @@ int graft_convert(const char* folder, const char* options, const graft_callbacks
     graft::require(folder, "folder");
     graft::require(output, "output");
     const graft::Call call(options, callbacks);
-    const graft::Host host(call.host);
+    const graft::Host host = call.start();
     host.save(host.load(folder, call.load), output);
   });
 }
@@ -178,7 +190,7 @@ int graft_load(const char* folder, const char* options, const graft_callbacks* c
     graft::require(folder, "folder");
     graft::require(model, "model");
     const graft::Call call(options, callbacks);
-    auto loaded = graft::Host(call.host).load(folder, call.load);
+    auto loaded = call.start().load(folder, call.load);
     const auto width = graft::width_of(*loaded.model);
     *model = new graft_model{std::move(loaded), width};
   });

@@ -84,7 +84,9 @@ std::set<std::string> Host::State::settings_files() const {
   std::set<std::string> names;
   for (const auto& claim : claims)
     if (const auto* offered = quantizer(claim.plugin_id, claim.method))
-      for (auto& name : offered->settings_files()) names.insert(std::move(name));
+      for (auto& name : call_plugin(claim.plugin_id, "names of settings files",
+                                    [&] { return offered->settings_files(); }))
+        names.insert(std::move(name));
   return names;
 }
 
@@ -126,6 +128,7 @@ const Restructuring* Host::State::restructuring(const std::string& name) const {
   if (!owner) return model_restructuring(name);
   const std::string id(owner->id()), doing = "building " + name;
   Restructuring guarded;
+  guarded.stored_in_one_piece = theirs->stored_in_one_piece;
   guarded.build = [=](const ModuleSpec& spec, const Value& text) {
     return call_plugin(id, doing, [&] { return theirs->build(spec, text); });
   };
@@ -221,7 +224,7 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
   std::vector<Offer> offers;
   for (const auto& claim : claims)
     if (const auto* offered = quantizer(claim.plugin_id, claim.method))
-      offers.push_back({claim.method, offered});
+      offers.push_back({claim.method, claim.plugin_id, offered});
   Prepared out;
   out.settings = find_settings(checkpoint, given, offers,
                                [&](const Value& value) { return find_method(value); });
@@ -233,7 +236,10 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
     try {
       out.quantizer = ModelQuantizer::from_config(host, settings.value, settings.from_checkpoint);
     } catch (Error& error) {
-      if (settings.from_checkpoint) error.at((checkpoint.folder() / "config.json").string());
+      if (settings.from_checkpoint)
+        error.at((checkpoint.folder() / "config.json").string());
+      else if (error.kind() == ErrorKind::model)  // no file has it: the call is wrong
+        throw Error(ErrorKind::usage, error.what());
       throw;
     }
     out.quantizer->set_device(given.device);

@@ -112,6 +112,14 @@ std::vector<GivenRule> read_rules(const Value& rules,
   return out;
 }
 
+void add_unknown_overrides(const Value& rules, const std::set<std::string_view>& known,
+                           std::vector<std::string>& unknown_fields) {
+  for (const auto& [key, overrides] : rules.as_object())
+    if (overrides.is_object())
+      for (const auto& [field, value] : overrides.as_object())
+        if (!known.contains(field)) unknown_fields.push_back("dynamic/" + key + "/" + field);
+}
+
 const GivenRule* first_rule(const std::vector<GivenRule>& rules,
                             std::span<const std::string> names) {
   for (const auto& rule : rules)

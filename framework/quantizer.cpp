@@ -13,7 +13,7 @@ TensorSpec TensorSpec::of(std::string name, std::vector<at::ScalarType> dtypes,
   TensorSpec out;
   out.name = std::move(name);
   out.dtypes = std::move(dtypes);
-  out.bytes = c10::elementSize(out.dtypes.front());
+  out.bytes = out.dtypes.empty() ? 1 : c10::elementSize(out.dtypes.front());
   for (const auto size : shape) out.bytes *= static_cast<std::uint64_t>(size);
   out.shape = std::move(shape);
   return out;

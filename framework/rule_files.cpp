@@ -1,8 +1,8 @@
 #include "rule_files.h"
 
-#include <algorithm>
 #include <cstdlib>
 
+#include "checkpoint/folder.h"
 #include "graft/error.h"
 #include "plugins/search_path.h"
 
@@ -17,14 +17,12 @@ std::vector<fs::path> yaml_files(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code error;
   if (!fs::exists(folder, error)) return files;
-  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
-       entry.increment(error))
-    if (entry->path().extension() == ".yaml") files.push_back(entry->path());
+  for (const auto& name : names_in(folder, error))
+    if (fs::path(name).extension() == ".yaml") files.push_back(folder / name);
   if (error)
     throw Error(ErrorKind::resource, "the folder of registry rules cannot be read")
         .at(folder.string())
         .found(error.message());
-  std::sort(files.begin(), files.end());
   return files;
 }
 

@@ -94,6 +94,14 @@ std::string_view dtype_word(at::ScalarType type) {
   return c10::toString(type);
 }
 
+void require_model_dtype(at::ScalarType type) {
+  if (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf) return;
+  throw Error(ErrorKind::usage, "models do not compute in this dtype")
+      .expected("float32, bfloat16 or float16")
+      .found(quote(dtype_word(type)))
+      .hint("choose one of them (--dtype)");
+}
+
 std::optional<at::ScalarType> dtype_from_word(std::string_view word) {
   if (word.starts_with("torch.")) word.remove_prefix(6);
   for (const auto& [known, type] : kWords)
@@ -103,7 +111,8 @@ std::optional<at::ScalarType> dtype_from_word(std::string_view word) {
 
 at::ScalarType float_dtype_from_word(std::string_view word, ErrorKind kind) {
   const auto type = dtype_from_word(word);
-  if (!type || !c10::isFloatingType(*type))
+  const bool asked = kind == ErrorKind::usage;  // what a file says is told later, with a way out
+  if (!type || !c10::isFloatingType(*type) || (asked && *type == at::kDouble))
     throw Error(kind, "unknown dtype").expected("float32, bfloat16 or float16").found(quote(word));
   return *type;
 }

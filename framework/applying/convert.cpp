@@ -16,8 +16,10 @@
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
 #include "graft/quantizer.h"
+#include "graft/tensors.h"
 #include "planning/placing.h"
 #include "planning/settling.h"
+#include "planning/tensor_planner.h"
 #include "plugins/call.h"
 
 namespace graft {
@@ -26,17 +28,13 @@ namespace {
 std::shared_ptr<nn::Block> quantized(const PlanEntry& entry, Tensors dense,
                                      const Context& context) {
   const ModuleGroup alone{{{entry.spec, entry.config, std::move(dense)}}, {}};
-  auto result = call_plugin(entry.plugin, entry.spec.path,
-                            [&] { return entry.quantizer->quantize(alone, context); });
+  auto result =
+      call_plugin(entry.plugin, entry.spec.path, context, [&](const Context& guarded) {
+        return entry.quantizer->quantize(alone, guarded);
+      });
   auto made = result.modules.size() == 1 ? result.modules[0] : nullptr;
   check_made(entry, made, /*on_meta=*/false);
   return made;
-}
-
-/// Path of the module and name of its tensor.
-std::pair<std::string, std::string> split_name(const std::string& name) {
-  const auto dot = name.rfind('.');
-  return {name.substr(0, dot), name.substr(dot + 1)};
 }
 
 }  // namespace
@@ -64,9 +62,9 @@ void convert_on_meta(const std::shared_ptr<nn::Block>& root, const Plan& plan,
     check_made(entry, next, /*on_meta=*/true);
     swaps.swap_everywhere(entry, next);
   }
-  swaps.keep();
   for (const auto& entry : plan.entries)
     if (entry.action == Action::quantize) tell(observer, entry, entry.replacement);
+  swaps.keep();
 }
 
 void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
@@ -118,8 +116,8 @@ void fill_from(const std::shared_ptr<nn::Block>& root, const Plan& plan,
         call_plugin(entry.plugin, entry.spec.path, [&] { next->to(on_its_way->device()); });
       Swaps swaps(root);
       swaps.swap_everywhere(entry, next);
-      swaps.keep();
       tell(observer, entry, class_name_of(*next));
+      swaps.keep();
     }
   }
   tie(root);
@@ -158,15 +156,17 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   for (const auto& entry : plan.entries) {
     if (entry.action != Action::quantize) continue;
     context.advance("quantize", done++, total);
+    const nn::Block& block = block_at(root, entry.spec.path);
+    if (class_name_of(block) == entry.replacement) continue;  // of a call that was interrupted
     Tensors dense;
-    for (const auto& [name, tensor] : block_at(root, entry.spec.path).own_tensors())
+    for (const auto& [name, tensor] : block.own_tensors())
       dense.set(name, in_dtype(entry.spec.input_major && name == "weight" ? tensor.t() : tensor,
                                plan.dtype));
     const auto next = quantized(entry, std::move(dense), context);
     Swaps swaps(root);
     swaps.swap_everywhere(entry, next);
-    swaps.keep();
     tell(observer, entry, class_name_of(*next));
+    swaps.keep();
   }
   context.advance("quantize", total, total);
 }
@@ -180,9 +180,9 @@ void dispatch_model(const std::shared_ptr<nn::Block>& root, const Plan& plan) {
   if (const auto* model = dynamic_cast<const Model*>(root.get()))
     for (const auto& tied : model->tied_tensors()) {
       const auto [path, name] = split_name(tied.alias);
-      nn::Block& block = block_at(root, path);
-      for (const auto& [own, tensor] : block.own_tensors())
-        if (own == name) block.set_tensor(name, tensor.to(*plan.devices.of(path)));
+      const auto tensor = tensor_at(root, tied.alias);
+      if (tensor.defined())
+        block_at(root, path).set_tensor(name, tensor.to(*plan.devices.of(path)));
     }
 }
 
@@ -197,10 +197,9 @@ void tie(const std::shared_ptr<nn::Block>& root) {
   const auto* model = dynamic_cast<const Model*>(root.get());
   if (!model) return;
   for (const auto& tied : model->tied_tensors()) {
-    const auto [owner_path, owner_name] = split_name(tied.owner);
-    const auto [alias_path, alias_name] = split_name(tied.alias);
-    for (const auto& [name, tensor] : block_at(root, owner_path).own_tensors())
-      if (name == owner_name) block_at(root, alias_path).set_tensor(alias_name, tensor);
+    const auto [path, name] = split_name(tied.alias);
+    const auto tensor = tensor_at(root, tied.owner);
+    if (tensor.defined()) block_at(root, path).set_tensor(name, tensor);
   }
 }
 
@@ -217,11 +216,34 @@ void verify_filled(const std::shared_ptr<nn::Block>& root) {
     throw Error(ErrorKind::internal, "the tensor was never filled").at(name);
 }
 
+/// Throws Error(usage) where a finite value has no place in `dtype`.
+static at::Tensor in_smaller_type(const at::Tensor& values, at::ScalarType dtype,
+                                  const std::string& name) {
+  auto out = values.to(dtype);
+  if (!out.isfinite().eq(values.isfinite()).all().item<bool>())
+    throw Error(ErrorKind::usage, "the dequantized values do not fit")
+        .at(name)
+        .expected("a dtype that holds " +
+                  std::to_string(values.abs().nan_to_num(0, 0, 0).max().item<double>()))
+        .found(std::string(dtype_word(dtype)))
+        .hint("choose bfloat16 or float32 (--dtype)");
+  return out;
+}
+
 void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
                          at::ScalarType dtype) {
+  require_model_dtype(dtype);
   for (const auto& entry : plan.entries) {
-    if (entry.action != Action::quantize) continue;
-    const nn::Block& block = block_at(root, entry.spec.path);
+    const auto* as_block = dynamic_cast<nn::Block*>(module_at(root, entry.spec.path).get());
+    if (entry.action == Action::restructure || !as_block) continue;
+    if (entry.action == Action::keep || class_name_of(*as_block) != entry.replacement) {
+      nn::Block& kept = block_at(root, entry.spec.path);
+      for (const auto& [name, tensor] : kept.own_tensors())
+        if (tensor.scalar_type() == plan.dtype && dtype != plan.dtype)
+          kept.set_tensor(name, in_smaller_type(tensor, dtype, join_path(entry.spec.path, name)));
+      continue;
+    }
+    const nn::Block& block = *as_block;
     const auto weight = call_plugin(entry.plugin, entry.spec.path,
                                     [&] { return entry.quantizer->dequantize(block); });
     // A file may have a bias that the model has not; one of zeros adds nothing.
@@ -232,12 +254,14 @@ void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& pla
     auto dense =
         std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features, has_bias,
                                      at::TensorOptions(at::kMeta).dtype(dtype));
-    dense->set_tensor("weight", weight.to(dtype));
-    if (has_bias) dense->set_tensor("bias", bias->to(dtype));
+    const auto& path = entry.spec.path;
+    dense->set_tensor("weight", in_smaller_type(weight, dtype, join_path(path, "weight")));
+    if (has_bias) dense->set_tensor("bias", in_smaller_type(*bias, dtype, join_path(path, "bias")));
     Swaps swaps(root);
     swaps.swap_everywhere(entry, dense);
     swaps.keep();
   }
+  tie(root);
 }
 
 }  // namespace graft

@@ -18,7 +18,9 @@ namespace graft {
 namespace {
 
 /// The device as claims name it.
-std::string word_of(const c10::Device& device) { return device.is_cuda() ? "cuda" : device.str(); }
+std::string word_of(const c10::Device& device) {
+  return device.is_cuda() ? "cuda" : device.is_cpu() ? "cpu" : device.str();
+}
 
 }  // namespace
 
@@ -57,6 +59,29 @@ struct ModelQuantizer::State {
       return claim.method == method.name && claim.device == word_of(where);
     });
   }
+  void require_served(const c10::Device& device) const {
+    if (serves(device)) return;
+    throw Error(ErrorKind::usage, "no plugin serves the method " + quote(method.name) +
+                                      " on the device " + quote(word_of(device)))
+        .hint("use --device cpu");
+  }
+  /// Where a rule pins another plugin than the one that takes the settings first, those of the one
+  /// that builds hold.
+  void follow_the_builder() {
+    const PlanEntry* built = nullptr;
+    for (const auto& entry : plan.entries) {
+      if (entry.action != Action::quantize) continue;
+      if (entry.plugin == method.plugin_id) return;
+      if (!built) built = &entry;
+    }
+    if (!built) return;
+    method.plugin_id = plan.plugin = built->plugin;
+    method.quantizer = built->quantizer;
+    call_plugin(method.plugin_id, "quantization_config", [&] {
+      method.config = method.quantizer->parse(method.settings);
+      plan.settings = require_config(method.config, method.plugin_id)->summary();
+    });
+  }
 };
 
 ModelQuantizer::ModelQuantizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -70,7 +95,9 @@ ModelQuantizer ModelQuantizer::from_config(const Host& host, const Value& quanti
   state->host = host.state_.get();
   state->method = state->host->find_method(quantization_config);
   state->pre_quantized =
-      pre_quantized.value_or(state->method.quantizer->pre_quantized_by_default());
+      pre_quantized ? *pre_quantized : call_plugin(state->method.plugin_id, "its defaults", [&] {
+        return state->method.quantizer->pre_quantized_by_default();
+      });
   return ModelQuantizer(std::move(state));
 }
 
@@ -83,10 +110,8 @@ void ModelQuantizer::set_pre_quantized(bool value) {
 }
 
 void ModelQuantizer::validate_environment(const c10::Device& device) const {
-  if (state_->serves(device)) return;
-  throw Error(ErrorKind::usage, "no plugin serves the method " + quote(method()) +
-                                    " on the device " + quote(word_of(device)))
-      .hint("use --device cpu");
+  state_->require_served(device);
+  require_device(device);
 }
 
 c10::Device ModelQuantizer::validate_environment(const std::string& device_map) const {
@@ -150,10 +175,11 @@ const Plan& ModelQuantizer::make_plan(const std::shared_ptr<nn::Block>& model,
   state_->plan = plan_on(
       state_->devices, model, [&](const c10::Device& device) { return state_->serves(device); },
       [&](const DeviceMap& devices) {
-        for (const auto& device : devices.devices()) validate_environment(device);
+        for (const auto& device : devices.devices()) state_->require_served(device);
         request.devices = devices;
         return graft::make_plan(model, request);
       });
+  state_->follow_the_builder();
   state_->planned = true;
   state_->settled = false;
   state_->model = model.get();
@@ -165,7 +191,10 @@ const Plan& ModelQuantizer::plan() const { return state_->plan; }
 void ModelQuantizer::preprocess_model(const std::shared_ptr<nn::Block>& model,
                                       const Checkpoint* checkpoint) {
   state_->require_unconverted("preprocess_model");
-  if (!state_->planned || state_->model != model.get()) make_plan(model, checkpoint);
+  if (!state_->planned || state_->model != model.get())
+    make_plan(model, checkpoint);
+  else if (checkpoint && state_->plan.bytes_in_checkpoint == 0)
+    make_plan(model, checkpoint, state_->plan.dtype);
   if (checkpoint && state_->pre_quantized) settle(*checkpoint);
   if (state_->pre_quantized) convert_model_for_quantization(model);
 }
@@ -207,6 +236,11 @@ void ModelQuantizer::load_weights(const std::shared_ptr<nn::Block>& model,
     fill_from(model, dense, checkpoint, context, {}, FillTo::cpu);
     return;
   }
+  if (state_->plan.bytes_in_checkpoint == 0)
+    throw Error(ErrorKind::usage,
+                "load_weights: the plan was made without a checkpoint, so which tensors a module "
+                "needs is not known")
+        .hint("give the checkpoint to preprocess_model, or to make_plan");
   settle(checkpoint, context);
   state_->checkpoint = checkpoint;
   fill_from(model, state_->plan, checkpoint, context, state_->observer, FillTo::cpu);

@@ -69,6 +69,7 @@ std::size_t count(const std::shared_ptr<torch::nn::Module>& root, const std::str
 std::shared_ptr<torch::nn::Module> replace_at(const std::shared_ptr<torch::nn::Module>& root,
                                               const std::string& path,
                                               std::shared_ptr<torch::nn::Module> next) {
+  if (!next) throw Error(ErrorKind::usage, "no replacement was given").at(path);
   const auto [parent, name] = get_module_from_name(root, path);
   auto former = child_of(*parent, name);
   auto* block = dynamic_cast<nn::Block*>(parent.get());

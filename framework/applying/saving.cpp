@@ -5,6 +5,7 @@
 #include "applying/checkpoint_tensors.h"
 #include "applying/convert.h"
 #include "applying/swaps.h"
+#include "checkpoint/folder.h"
 #include "checkpoint/model_files.h"
 #include "graft/error.h"
 #include "graft/host.h"
@@ -42,7 +43,8 @@ Value config_to_write(const ModelToWrite& from) {
 void write_settings_files(const ModelToWrite& from, FolderWriter& writer) {
   const Quantizer* quantizer = quantizer_of(from.plan);
   if (!quantizer || !from.settings.is_object()) return;
-  const auto names = quantizer->settings_files();
+  const auto names = call_plugin(from.plan.plugin, "names of settings files",
+                                 [&] { return quantizer->settings_files(); });
   for (const auto& name : names) {
     Value side = from.plan.pre_quantized ? read_settings_file(*from.checkpoint, name) : Value();
     if (side.is_object()) {
@@ -74,6 +76,63 @@ std::string source_name(const PlanEntry& entry, const std::string& name) {
       return tensor.source;
   const auto& path = entry.source_path.empty() ? entry.spec.path : entry.source_path;
   return path.empty() ? name : path + "." + name;
+}
+
+/// Refuses a quantized module that the plan does not know as one: its plugin alone could write it.
+void require_dense(const nn::Block& block, const ModuleSpec& now, const std::string& path) {
+  if (now.in_features <= 0 || now.out_features <= 0) return;
+  for (const auto& [name, tensor] : block.own_tensors())
+    if (name == "weight" && tensor.is_floating_point() &&
+        tensor.numel() == now.in_features * now.out_features)
+      return;
+  throw Error(ErrorKind::usage, "the module was quantized by another ModelQuantizer")
+      .at(path)
+      .expected("a dense module, or one that this plan converts")
+      .found(class_name_of(block))
+      .hint("let one ModelQuantizer convert all of the model");
+}
+
+/// A tensor of a module that was restructured, joined again from those of its replacement.
+struct Joined {
+  std::string name;  ///< in the checkpoint
+  std::vector<std::int64_t> shape;
+  std::vector<std::pair<nn::Region, at::Tensor>> parts;
+};
+
+/// The tensors of a dense model that are in its checkpoints in one piece, by the model's names of
+/// their parts.
+std::map<std::string, std::shared_ptr<Joined>> joined_tensors(const ModelToWrite& from) {
+  std::map<std::string, const PlanEntry*> entries;
+  for (const auto& entry : from.plan.entries) entries[entry.spec.path] = &entry;
+  std::map<std::string, std::shared_ptr<Joined>> out;
+  for (const auto& entry : from.plan.entries) {
+    std::map<std::string, std::shared_ptr<Joined>> whole;
+    for (const auto& part : entry.parts) {
+      const auto shape = entry.in_one_piece.find(part.from);
+      if (shape == entry.in_one_piece.end()) continue;
+      const std::string full = entry.spec.path + "." + part.to;
+      const auto [path, name] = split_name(full);
+      auto& joined = whole[part.from];
+      if (!joined) {
+        const std::string source = source_name(*entries.at(path), name);
+        const auto prefix = source.substr(0, source.size() - part.to.size());
+        joined = std::make_shared<Joined>(Joined{prefix + part.from, shape->second, {}});
+      }
+      joined->parts.emplace_back(part.region, tensor_at(from.model, full));
+      out[full] = joined;
+    }
+  }
+  return out;
+}
+
+TensorToWrite joined_to_write(const std::shared_ptr<Joined>& joined) {
+  const auto type = joined->parts.front().second.scalar_type();
+  return {joined->name, dtype_of(type), joined->shape, [joined, type] {
+            const auto whole = at::empty(joined->shape, at::TensorOptions(type));
+            for (const auto& [region, tensor] : joined->parts)
+              region.of(whole).copy_(tensor.detach());
+            return to_write({}, whole).data();
+          }};
 }
 
 /// The bytes of the checkpoint itself, read when their turn comes.
@@ -113,6 +172,10 @@ std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
     written.insert(tensor.name);
     out.push_back(std::move(tensor));
   };
+  // Experts that are quantized are separate in every reader's files.
+  const auto joined = from.settings.is_object()
+                          ? std::map<std::string, std::shared_ptr<Joined>>()
+                          : joined_tensors(from);
   for (const auto& entry : plan.entries) {
     if (entry.action == Action::restructure) continue;
     const auto module = module_at(from.model, entry.spec.path);
@@ -143,8 +206,15 @@ std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
       for (const auto& planned : entry.tensors) written.insert(planned.source);
       continue;
     }
+    ModuleSpec now;
+    block.describe(now);
+    require_dense(block, now, entry.spec.path);
     for (const auto& [name, tensor] : block.own_tensors()) {
       if (tied.contains(entry.spec.path + "." + name)) continue;
+      if (const auto at = joined.find(entry.spec.path + "." + name); at != joined.end()) {
+        if (!written.contains(at->second->name)) write(joined_to_write(at->second));
+        continue;
+      }
       bool in_parts = false;
       for (const auto& planned : entry.tensors)
         if (planned.name == name && planned.into) {
@@ -154,12 +224,19 @@ std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
       if (in_parts) continue;
       const std::string source = source_name(entry, name);
       const auto* info = plan.pre_quantized ? from.checkpoint->find(source) : nullptr;
+      if (entry.action == Action::quantize && name == "bias" && !entry.spec.bias)
+        throw Error(ErrorKind::usage, "the dense model has no place for this bias")
+            .at(entry.spec.path + ".bias")
+            .expected("a bias of zeros, or none")
+            .hint("keep the model quantized: there the bias is added");
+      // What was dequantized is [N, K]; the model's own layer may keep it the other way round.
+      const bool turned = entry.spec.input_major && !now.input_major && name == "weight";
       const bool cast = info && scalar_type(info->dtype) != tensor.scalar_type();
       if (cast &&
           in_dtype(read_tensor(*from.checkpoint, *info), tensor.scalar_type()).equal(tensor))
         write(as_stored(*from.checkpoint, *info));
       else
-        write(to_write(source, tensor));
+        write(to_write(source, turned ? tensor.t() : tensor));
     }
   }
   if (!from.checkpoint) {
@@ -182,12 +259,11 @@ std::vector<TensorToWrite> tensors_to_write(const ModelToWrite& from) {
 void write_model(const ModelToWrite& from, std::vector<TensorToWrite> tensors,
                  const std::set<std::string>& settings_files, FolderWriter& writer) {
   if (from.checkpoint) {
-    std::error_code error;
-    const auto folders = folders_of_model(from.checkpoint->folder());
-    for (const auto& entry : fs::directory_iterator(from.checkpoint->folder(), error))
-      if (!settings_files.contains(entry.path().filename().string()) &&
-          is_companion(entry, folders))
-        writer.copy_file(entry.path());
+    const auto& folder = from.checkpoint->folder();
+    const auto folders = folders_of_model(folder);
+    for (const auto& name : names_in(folder))
+      if (!settings_files.contains(name) && is_companion(folder / name, folders))
+        writer.copy_file(folder / name);
   }
   writer.write_text("config.json", to_json(config_to_write(from), 2) + "\n");
   write_settings_files(from, writer);

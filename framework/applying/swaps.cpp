@@ -42,6 +42,18 @@ nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& p
   return *block;
 }
 
+std::pair<std::string, std::string> split_name(const std::string& name) {
+  const auto dot = name.rfind('.');
+  return {name.substr(0, dot), name.substr(dot + 1)};
+}
+
+at::Tensor tensor_at(const std::shared_ptr<nn::Block>& root, const std::string& full) {
+  const auto [path, name] = split_name(full);
+  for (const auto& [own, tensor] : block_at(root, path).own_tensors())
+    if (own == name) return tensor;
+  return {};
+}
+
 Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like,
                  Staging* staging) {
   Tensors out;

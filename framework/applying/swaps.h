@@ -42,6 +42,11 @@ std::shared_ptr<torch::nn::Module> module_at(const std::shared_ptr<nn::Block>& r
 /// The same, of a block; Error(internal) for another module.
 nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& path);
 
+/// "model.norm.weight" as the path of the module and the name of its tensor.
+std::pair<std::string, std::string> split_name(const std::string& name);
+/// The tensor of that name, undefined when its block has none.
+at::Tensor tensor_at(const std::shared_ptr<nn::Block>& root, const std::string& name);
+
 /// The tensors of an entry as the checkpoint has them, on the device of `staging` or on the CPU; parts
 /// are joined as in `like`, which an entry without parts does not need.
 Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like,

@@ -210,10 +210,10 @@ void Job::finish(const Observer& observer) {
   context_.advance("calibrate", groups_.size(), groups_.size());
   for (const auto& group : groups_)
     for (const auto& member : group.members) swaps_.swap_everywhere(*member.entry, member.made);
-  swaps_.keep();
-  finished_ = true;
   for (const auto& entry : plan_.entries)
     if (entry.action == Action::quantize) tell(observer, entry, entry.replacement);
+  swaps_.keep();
+  finished_ = true;
 }
 
 }  // namespace graft::calibration_job
@@ -224,7 +224,9 @@ CalibrationUse use_of_calibration(const Plan& plan) {
   auto strongest = CalibrationUse::none;
   for (const auto& entry : plan.entries)
     if (entry.action == Action::quantize)
-      strongest = std::max(strongest, entry.quantizer->calibration(*entry.config));
+      strongest = std::max(strongest, call_plugin(entry.plugin, entry.spec.path, [&] {
+                             return entry.quantizer->calibration(*entry.config);
+                           }));
   return strongest;
 }
 

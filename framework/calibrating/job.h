@@ -162,4 +162,10 @@ decltype(auto) call_for(const PlanEntry& entry, Call&& call) {
   return call_plugin(entry.plugin, entry.spec.path, std::forward<Call>(call));
 }
 
+/// The same for a call that is given a Context.
+template <class Call>
+decltype(auto) call_for(const PlanEntry& entry, const Context& context, Call&& call) {
+  return call_plugin(entry.plugin, entry.spec.path, context, std::forward<Call>(call));
+}
+
 }  // namespace graft::calibration_job

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <vector>
 
+#include "checkpoint/folder.h"
 #include "checkpoint/input_file.h"
 #include "checkpoint/output_file.h"
 #include "graft/error.h"

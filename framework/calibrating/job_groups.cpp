@@ -89,7 +89,9 @@ GroupReport Job::quantize(const Stop& stop) {
   if (row.tokens > 0 && !group.producer.empty()) {
     if (how_.search_by_block) given.block_error = block_error(stop);
     const auto scales =
-        call_for(first, [&] { return first.quantizer->input_scales(given, context_); });
+        call_for(first, context_, [&](const Context& guarded) {
+          return first.quantizer->input_scales(given, guarded);
+        });
     if (scales.defined()) divide(group, scales);
     if (group.divisor.defined()) {
       for (auto& member : given.members) {
@@ -99,7 +101,9 @@ GroupReport Job::quantize(const Stop& stop) {
       given.inputs.hessian.div_(group.divisor).div_(group.divisor.unsqueeze(1));
     }
   }
-  auto result = call_for(first, [&] { return first.quantizer->quantize(given, context_); });
+  auto result = call_for(first, context_, [&](const Context& guarded) {
+    return first.quantizer->quantize(given, guarded);
+  });
   if (result.modules.size() != group.members.size())
     throw Error(ErrorKind::plugin, "the plugin " + first.plugin + " made another number of modules")
         .at(first.spec.path)

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "calibrating/job_file.h"
+#include "checkpoint/folder.h"
 #include "checkpoint/input_file.h"
 #include "checkpoint/output_file.h"
 #include "graft/error.h"

@@ -149,8 +149,10 @@ void BitsChooser::measure(const ModuleGroup& group) {
     }
     if (sample.members.size() < group.members.size()) continue;
     if (group.inputs.tokens > 0) {
-      const auto result = call_plugin(first->plugin, first->spec.path,
-                                      [&] { return first->quantizer->quantize(sample, context_); });
+      const auto result =
+          call_plugin(first->plugin, first->spec.path, context_, [&](const Context& guarded) {
+            return first->quantizer->quantize(sample, guarded);
+          });
       double lost = 0, whole = 0;
       for (std::size_t i = 0; i < sample.members.size(); ++i) {
         const auto rows_of = [&](const at::Tensor& all) {  // the same ones with all bits

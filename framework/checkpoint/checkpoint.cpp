@@ -7,6 +7,7 @@
 #include <numeric>
 #include <unordered_map>
 
+#include "checkpoint/folder.h"
 #include "checkpoint/input_file.h"
 #include "checkpoint/natural_order.h"
 #include "checkpoint/safetensors_header.h"

@@ -10,6 +10,7 @@
 #include <optional>
 #include <unordered_set>
 
+#include "checkpoint/folder.h"
 #include "checkpoint/input_file.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/output_file.h"
@@ -116,15 +117,15 @@ void check_target(const fs::path& folder, bool overwrite, const std::vector<fs::
     throw Error(ErrorKind::usage, "the output folder is a mount point, which cannot be replaced")
         .at(path_text(folder))
         .hint("choose a new folder inside it");
-  if (fs::is_empty(folder)) return;
+  const auto names = names_in(folder);
+  if (names.empty()) return;
   if (!overwrite)
     throw Error(ErrorKind::usage, "the output folder is not empty")
         .at(path_text(folder))
         .hint("choose another one, or replace it with --overwrite");
   const bool is_model =
-      std::any_of(fs::directory_iterator(folder), fs::directory_iterator(), [](const auto& entry) {
-        return entry.path().filename() == "config.json" ||
-               entry.path().extension() == ".safetensors";
+      std::any_of(names.begin(), names.end(), [](const std::string& name) {
+        return name == "config.json" || fs::path(name).extension() == ".safetensors";
       });
   if (!is_model)
     throw Error(ErrorKind::usage, "the output folder is not empty and holds no model")
@@ -132,13 +133,19 @@ void check_target(const fs::path& folder, bool overwrite, const std::vector<fs::
         .expected("config.json or a .safetensors file in a folder to overwrite")
         .hint("choose another one, or empty it yourself");
   const auto folders = folders_of_model(folder);
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_directory() && !folders.contains(entry.path()))
+  for (const auto& name : names)
+    if (std::error_code error;
+        fs::is_directory(folder / name, error) && !folders.contains(folder / name))
       throw Error(ErrorKind::usage, "the output folder holds more than a model")
           .at(path_text(folder))
           .expected("files of a model, which --overwrite removes")
-          .found("the folder " + quote(entry.path().filename().string()))
+          .found("the folder " + quote(name))
           .hint("choose another one, or empty it yourself");
+}
+
+void remove_left_over(const fs::path& folder) {
+  if (const int code = remove_tree(folder))
+    throw output_error("remove what a process that died left", folder, code);
 }
 
 void rename_folder(const fs::path& from, const fs::path& to) {
@@ -283,8 +290,8 @@ FolderWriter::FolderWriter(fs::path folder, WriteOptions options,
     // What lies there now was left by a process that died: whoever is alive holds the lock. A
     // former folder without a successor means that it died between the two renames of commit().
     if (fs::exists(s.former) && !fs::exists(s.folder)) rename_folder(s.former, s.folder);
-    fs::remove_all(s.partial);
-    fs::remove_all(s.former);
+    remove_left_over(s.partial);
+    remove_left_over(s.former);
     check_target(s.folder, s.options.overwrite, inputs);
   });
   if (::mkdir(s.partial.c_str(), 0777) != 0)
@@ -292,8 +299,7 @@ FolderWriter::FolderWriter(fs::path folder, WriteOptions options,
 }
 
 FolderWriter::~FolderWriter() {
-  std::error_code ignored;  // what stays is removed by the next run
-  if (!state_->committed) fs::remove_all(state_->partial, ignored);
+  if (!state_->committed) remove_tree(state_->partial);  // what stays is removed by the next run
 }
 
 void FolderWriter::write_tensors(std::vector<TensorToWrite> tensors) {
@@ -375,8 +381,9 @@ void FolderWriter::copy_file(const fs::path& from) {
     if (!fs::is_directory(from)) return copy_whole(from, to);
     in_file_system([&] {
       fs::create_directory(to);
-      for (const auto& entry : fs::directory_iterator(from))
-        if (entry.is_regular_file()) copy_whole(entry.path(), to / entry.path().filename());
+      for (const auto& name : names_in(from))
+        if (std::error_code error; fs::is_regular_file(from / name, error))
+          copy_whole(from / name, to / name);
     });
     sync_folder(to);
   });
@@ -414,9 +421,10 @@ bool FolderWriter::copy_repaired(const fs::path& from) {
 void FolderWriter::commit() {
   State& s = *state_;
   s.run([&] {
+    const fs::path parent = s.folder.parent_path();  // nothing allocates after the last rename
     sync_folder(s.partial);
     bool replaces = false;
-    in_file_system([&] { replaces = fs::exists(s.folder) && !fs::is_empty(s.folder); });
+    in_file_system([&] { replaces = fs::exists(s.folder) && !names_in(s.folder).empty(); });
     if (replaces) {
       if (!s.options.overwrite)
         throw Error(ErrorKind::usage, "the output folder was filled by another program meanwhile")
@@ -431,9 +439,8 @@ void FolderWriter::commit() {
       throw;
     }
     s.committed = true;
-    sync_folder(s.folder.parent_path());
-    std::error_code ignored;  // what stays is removed by the next run
-    fs::remove_all(s.former, ignored);
+    sync_folder(parent);
+    remove_tree(s.former);  // what stays is removed by the next run
   });
   s.lock.reset();
 }

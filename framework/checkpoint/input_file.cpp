@@ -41,17 +41,6 @@ Error system_error(std::string_view doing, const std::filesystem::path& path, in
   return error;
 }
 
-std::vector<std::string> names_in(const std::filesystem::path& folder) {
-  std::vector<std::string> names;
-  std::error_code code;
-  for (std::filesystem::directory_iterator entry(folder, code), end; !code && entry != end;
-       entry.increment(code))
-    names.push_back(entry->path().filename().string());
-  if (code) throw system_error("read the folder", folder, code.value());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
   // O_NONBLOCK: a pipe must not wait for a writer before it is recognised and refused.
   fd_ = FileDescriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));

@@ -22,9 +22,6 @@ std::string path_text(const std::filesystem::path& path);
 /// that the path leads nowhere (ENOENT, ENOTDIR, ELOOP, ENXIO, ENAMETOOLONG).
 Error system_error(std::string_view doing, const std::filesystem::path& path, int code);
 
-/// Names of all entries of a folder, sorted. Throws what system_error makes.
-std::vector<std::string> names_in(const std::filesystem::path& folder);
-
 /// A regular file that is read. Opening never blocks and refuses everything that is no regular file
 /// (after symbolic links). Const functions are thread-safe.
 class InputFile {

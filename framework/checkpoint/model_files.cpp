@@ -5,6 +5,7 @@
 #include <sstream>
 #include <string>
 
+#include "checkpoint/folder.h"
 #include "graft/error.h"
 #include "graft/value.h"
 
@@ -33,11 +34,12 @@ bool leads_astray(const fs::path& link, const fs::path& model) {
 bool is_plain_folder(const fs::path& path) {
   std::error_code error;
   if (!fs::is_directory(fs::symlink_status(path, error))) return false;
-  for (const auto& entry : fs::directory_iterator(path, error))
-    if (entry.is_directory() ||
-        (entry.is_symlink() && leads_astray(entry.path(), path.parent_path())))
-      return false;
-  return !error;
+  const auto names = names_in(path, error);
+  if (error) return false;
+  return std::none_of(names.begin(), names.end(), [&](const std::string& name) {
+    return fs::is_directory(path / name, error) ||
+           (fs::is_symlink(path / name, error) && leads_astray(path / name, path.parent_path()));
+  });
 }
 
 }  // namespace
@@ -62,20 +64,21 @@ std::set<fs::path> folders_of_model(const fs::path& model) {
   return out;
 }
 
-bool is_companion(const fs::directory_entry& entry, const std::set<fs::path>& folders) {
+bool is_companion(const fs::path& path, const std::set<fs::path>& folders) {
   static const std::set<std::string> kWeights{".safetensors", ".bin", ".pt",   ".pth",     ".ckpt",
                                               ".h5",          ".ot",  ".onnx", ".msgpack", ".gguf"};
   static const std::set<std::string> kEveryModels{
       "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
       "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
       "chat_template.jinja"};
-  if (entry.is_directory()) return folders.contains(entry.path());
-  const std::string name = entry.path().filename().string();
-  if (!entry.is_regular_file() || name.starts_with(".")) return false;
-  if (entry.is_symlink() && !kEveryModels.contains(name) &&
-      leads_astray(entry.path(), entry.path().parent_path()))
+  std::error_code error;  // what cannot be examined is none
+  if (fs::is_directory(path, error)) return folders.contains(path);
+  const std::string name = path.filename().string();
+  if (!fs::is_regular_file(path, error) || name.starts_with(".")) return false;
+  if (fs::is_symlink(path, error) && !kEveryModels.contains(name) &&
+      leads_astray(path, path.parent_path()))
     return false;
-  std::string end = entry.path().extension().string();
+  std::string end = path.extension().string();
   std::transform(end.begin(), end.end(), end.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return !kWeights.contains(end) && !name.ends_with(".index.json") && name != "config.json" &&

@@ -16,7 +16,7 @@ GRAFT_API std::set<std::filesystem::path> folders_of_model(const std::filesystem
 /// weights, what is written anew (config.json, README.md, graft's reports) and what is hidden. Links
 /// are followed inside the folder and the cache that it lies in, and where they stand for files that
 /// every model has.
-GRAFT_API bool is_companion(const std::filesystem::directory_entry& entry,
+GRAFT_API bool is_companion(const std::filesystem::path& path,
                             const std::set<std::filesystem::path>& folders);
 
 }  // namespace graft

@@ -6,6 +6,7 @@
 #include <string>
 #include <system_error>
 
+#include "checkpoint/folder.h"
 #include "graft/error.h"
 
 namespace graft {
@@ -24,8 +25,7 @@ TemporaryFolder::TemporaryFolder() {
 }
 
 TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
+  remove_tree(path_);
 }
 
 }  // namespace graft

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 
+#include "checkpoint/folder.h"
 #include "checkpoint/model_files.h"
 #include "cli/program.h"
 
@@ -58,13 +59,15 @@ void repair(Program& program, const Arguments& given) {
   FolderWriter writer(given.output, write_options(program, given), {folder});
   std::int64_t repaired = 0;
   const auto folders = folders_of_model(folder);
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (!entry.is_regular_file() && !folders.contains(entry.path())) continue;
+  for (const auto& name : names_in(folder)) {
+    const auto file = folder / name;
+    std::error_code error;
+    if (!fs::is_regular_file(file, error) && !folders.contains(file)) continue;
     if (interrupted()) throw Error(ErrorKind::interrupted, "interrupted while files were copied");
-    if (entry.path().extension() == ".safetensors")
-      repaired += writer.copy_repaired(entry.path());
+    if (file.extension() == ".safetensors")
+      repaired += writer.copy_repaired(file);
     else
-      writer.copy_file(entry.path());
+      writer.copy_file(file);
   }
   if (repaired == 0)
     throw Error(ErrorKind::usage, "there is nothing to repair")

@@ -1,3 +1,4 @@
+#include <cinttypes>
 #include <cstdio>
 #include <memory>
 #include <set>
@@ -101,8 +102,11 @@ void run(Program& program, const std::string& argument) {
     program.print_json(result);
     return;
   }
-  std::printf("model      %s, %zu layers, %.1fM parameters, %s    %zu shard(s), %s\n", type.c_str(),
-              model->cache_layers(), static_cast<double>(parameters) / 1e6,
+  const auto layers = model->cache_layers()
+                          ? static_cast<std::int64_t>(model->cache_layers())
+                          : model->text_config().get_int("num_hidden_layers", 0);
+  std::printf("model      %s, %" PRId64 " layers, %.1fM parameters, %s    %zu shard(s), %s\n",
+              type.c_str(), layers, static_cast<double>(parameters) / 1e6,
               std::string(dtype_word(plan.dtype)).c_str(), checkpoint.shards().size(),
               megabytes(checkpoint.total_bytes()).c_str());
   std::printf("declared   %s\n",

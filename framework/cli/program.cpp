@@ -2,7 +2,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <unicode/utf8.h>
 
 #include <charconv>
 #include <cstdio>
@@ -21,22 +20,17 @@ namespace {
 
 /// JSON is UTF-8 and names of files need not be: a byte that is none is written as Python's
 /// os.fsdecode reads it, so that os.fsencode gives it back.
-std::string with_bytes_escaped(const std::string& json) {
+std::string with_bytes_escaped(std::string_view json) {
   std::string out;
-  for (std::size_t i = 0; i < json.size();) {
-    const std::size_t begin = i;
-    UChar32 character;
-    U8_NEXT(json.data(), i, json.size(), character);
-    if (character >= 0) {
-      out.append(json, begin, i - begin);
-      continue;
-    }
+  for (;;) {
+    const std::size_t valid = valid_utf8_prefix(json);
+    out += json.substr(0, valid);
+    if (valid == json.size()) return out;
     char escape[8];
-    std::snprintf(escape, sizeof(escape), "\\udc%02x", static_cast<unsigned char>(json[begin]));
+    std::snprintf(escape, sizeof(escape), "\\udc%02x", static_cast<unsigned char>(json[valid]));
     out += escape;
-    i = begin + 1;
+    json.remove_prefix(valid + 1);
   }
-  return out;
 }
 
 }  // namespace

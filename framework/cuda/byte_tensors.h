@@ -21,7 +21,7 @@ class ByteTensors : public PackedTensors {
   ByteTensors(const kernels::PanelTensors& panels, at::ScalarType activations,
               const c10::Device& device)
       : PackedTensors(panels, activations, device), group_(panels.shape.group) {
-    codes = plain_codes_of(panels).view({-1}).to(device);
+    codes = upload(plain_codes_of(panels, device).view({-1}), device);
     words_ = words_of(by_output(panels.shape, panels.scales), by_output(panels.shape, panels.zeros))
                  .contiguous()
                  .to(device);
@@ -86,10 +86,11 @@ class ByteTensors : public PackedTensors {
     return out;
   }
 
-  /// Codes [n, k] of panels that fit.
-  static at::Tensor plain_codes_of(const kernels::PanelTensors& panels) {
+  /// Codes [n, k] of panels that fit, to be uploaded.
+  static at::Tensor plain_codes_of(const kernels::PanelTensors& panels,
+                                   const c10::Device& device) {
     const auto& shape = panels.shape;
-    auto out = at::empty({shape.n, shape.k}, at::kByte);
+    auto out = to_upload({shape.n, shape.k}, at::kByte, device);
     auto* to = out.mutable_data_ptr<std::uint8_t>();
     const auto* from = panels.codes.const_data_ptr<std::uint8_t>();
     for_each_chunk(pool(), shape.panels, [&](std::int64_t panel) {

@@ -63,8 +63,10 @@ class DeviceWeight {
   /// y = x W^T + bias; `bias` float32 [n] on the device, or undefined.
   at::Tensor multiply(const at::Tensor& x, const at::Tensor& bias) const {
     if (is_packed()) return packed_->multiply(x, bias);
-    return at::linear(x, dense_.to(x.scalar_type()),
-                      bias.defined() ? bias.to(x.scalar_type()) : bias);
+    // Weights that a smaller type may not hold are float32.
+    const auto type = dense_.scalar_type() == at::kFloat ? at::kFloat : x.scalar_type();
+    return at::linear(x.to(type), dense_.to(type), bias.defined() ? bias.to(type) : bias)
+        .to(x.scalar_type());
   }
   /// The same of several weights in one go, x [P, k] to [P, n]; undefined where there is no kernel
   /// for these together, or none that is faster than one after the other.

@@ -30,7 +30,7 @@ class FragmentTensors : public PackedTensors {
             panels.shape.kind == kernels::PanelKind::table4 ? CodeKind::table4 : CodeKind::int4, n,
             k, panels.shape.group)) {
     const c10::DeviceGuard guard(device);
-    const auto from = plain_words_of(panels).to(device);
+    const auto from = upload(plain_words_of(panels, device), device);
     codes = at::empty({shape.code_bytes / 4}, at::TensorOptions(device).dtype(at::kInt));
     require(pack_codes(shape, reinterpret_cast<const std::uint32_t*>(from.const_data_ptr<int>()),
                        codes.mutable_data_ptr(), stream()),
@@ -184,10 +184,11 @@ class FragmentTensors : public PackedTensors {
     return out.cpu();
   }
 
-  /// Words [k / 8][n] of panels that fit.
-  static at::Tensor plain_words_of(const kernels::PanelTensors& panels) {
+  /// Words [k / 8][n] of panels that fit, to be uploaded.
+  static at::Tensor plain_words_of(const kernels::PanelTensors& panels,
+                                   const c10::Device& device) {
     const auto& shape = panels.shape;
-    auto out = at::empty({shape.k / 8, shape.n}, at::kInt);
+    auto out = to_upload({shape.k / 8, shape.n}, at::kInt, device);
     auto* to = out.mutable_data_ptr<int>();
     const auto* from = panels.codes.const_data_ptr<std::uint8_t>();
     for_each_chunk(pool(), shape.panels, [&](std::int64_t panel) {

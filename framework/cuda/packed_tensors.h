@@ -50,6 +50,16 @@ inline DenseType dense_type(at::ScalarType type) {
                                  : DenseType::f32;
 }
 
+/// Memory here that is filled and then copied to `device` with upload(): pinned for a CUDA device.
+/// LibTorch's allocator gives it to others only when that copy is done, so that one weight is
+/// unpacked while the one before travels.
+inline at::Tensor to_upload(at::IntArrayRef sizes, at::ScalarType type, const c10::Device& device) {
+  return at::empty(sizes, at::TensorOptions(type).pinned_memory(device.is_cuda()));
+}
+inline at::Tensor upload(const at::Tensor& values, const c10::Device& device) {
+  return values.to(device, /*non_blocking=*/true);
+}
+
 /// A packed weight [n, k] on a device, whatever its kernels read.
 class PackedTensors {
  public:

@@ -139,7 +139,6 @@ Activation activation_named(const std::string& name) {
     known += (known.empty() ? "" : ", ") + std::string(row.name);
   }
   throw Error(ErrorKind::model, "unknown activation")
-      .at("config.json")
       .expected(known)
       .found(quote(name));
 }

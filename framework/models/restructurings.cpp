@@ -10,8 +10,8 @@ namespace {
 const std::map<std::string, Restructuring, std::less<>>& table() {
   static const std::map<std::string, Restructuring, std::less<>> kTable{
       {"SequentialDeepseekV3Experts", {sequential_deepseek_v3_experts, nullptr}},
-      {"SequentialGptOssExperts", {sequential_gpt_oss_experts, nullptr}},
-      {"SequentialLlama4TextExperts", {sequential_llama4_text_experts, nullptr}},
+      {"SequentialGptOssExperts", {sequential_gpt_oss_experts, nullptr, true}},
+      {"SequentialLlama4TextExperts", {sequential_llama4_text_experts, nullptr, true}},
       {"SequentialMixtralExperts", {sequential_mixtral_experts, nullptr}},
       {"SequentialQwen2MoeExperts", {sequential_qwen2_moe_experts, nullptr}},
       {"SequentialQwen3MoeExperts", {sequential_qwen3_moe_experts, nullptr}},

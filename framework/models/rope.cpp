@@ -198,7 +198,6 @@ Rope::Rope(const Value& config, const Value& scaling, std::int64_t head_dim) {
     long_frequencies_ = plain / divisors(scaling, "long_factor", dim_);
   } else if (type != "default") {
     throw Error(ErrorKind::model, "unsupported rope scaling")
-        .at("config.json")
         .expected("default, linear, dynamic, yarn, llama3 or longrope")
         .found(quote(type));
   }

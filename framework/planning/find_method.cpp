@@ -47,9 +47,17 @@ Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,
     throw Error(ErrorKind::plugin,
                 "the quantization settings could be of " + best.name + " or of " + rival)
         .hint("add \"quant_method\" to the settings");
-  best.config = call_plugin(best.plugin_id, "quantization_config",
-                            [&] { return best.quantizer->parse(settings); });
+  best.config = require_config(call_plugin(best.plugin_id, "quantization_config",
+                                           [&] { return best.quantizer->parse(settings); }),
+                               best.plugin_id);
   return best;
+}
+
+QuantConfigPtr require_config(QuantConfigPtr config, const std::string& plugin_id) {
+  if (!config)
+    throw Error(ErrorKind::plugin, "the plugin " + plugin_id + " made no settings (nullptr)")
+        .hint("report it to its author, or run without it");
+  return config;
 }
 
 }  // namespace graft

@@ -91,6 +91,7 @@ void Plan::check(bool strict) const {
     throw Error(ErrorKind::model, std::to_string(mismatched.size()) +
                                       " tensor(s) do not fit the model: " + list_of(mismatched))
         .hint(kOtherWeights);
+  require_model_dtype(dtype);
   if (!refusal.empty()) throw Error(ErrorKind::model, refusal);
   if (!unportable.empty())
     throw Error(ErrorKind::usage,

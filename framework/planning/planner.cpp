@@ -30,7 +30,9 @@ class Planner {
         tensors_(request, source_, tied_, plan_) {
     plan_.method = request.method.name;
     plan_.plugin = request.method.plugin_id;
-    plan_.settings = request.method.config ? request.method.config->summary() : "";
+    if (request.method.config)
+      plan_.settings = call_plugin(plan_.plugin, "quantization_config",
+                                   [&] { return request.method.config->summary(); });
     plan_.pre_quantized = request.pre_quantized;
     plan_.dtype = request.dtype;
     plan_.devices = request.devices;
@@ -63,13 +65,18 @@ class Planner {
     if (!quantized_after_all_.empty())
       plan_.notes.push_back("the settings say dense, but the checkpoint is quantized: " +
                             some(quantized_after_all_));
+    for (const auto& field : unknown_options_)
+      plan_.doubts.push_back("nobody uses the option " + quote(field) + " of a registry rule");
     if (request_.method.config)
       for (const auto& field : request_.method.config->unknown_fields)
         plan_.doubts.push_back("nobody uses the field " + quote(field) +
                                " of the quantization_config");
     if (request_.method.quantizer && !request_.pre_quantized &&
-        request_.method.quantizer->pre_quantized_by_default() &&
-        request_.method.quantizer->calibration(*request_.method.config) == CalibrationUse::none)
+        call_plugin(plan_.plugin, "its defaults", [&] {
+          return request_.method.quantizer->pre_quantized_by_default() &&
+                 request_.method.quantizer->calibration(*request_.method.config) ==
+                     CalibrationUse::none;
+        }))
       plan_.notes.push_back("the plugin only loads models that " + plan_.method +
                             " has quantized: this plan of a dense one cannot be carried out");
     if (request_.method.quantizer && plan_.count(Action::quantize) == 0)
@@ -196,7 +203,9 @@ class Planner {
   }
 
   std::string suggestion(const std::string& name) const {
-    const auto near = nearest_names(name, paths_);
+    auto paths = paths_;
+    std::erase(paths, "");
+    const auto near = nearest_names(name, paths);
     return near.empty() ? "" : "; did you mean " + near + "?";
   }
   /// True when the module is to be replaced; else entry.reason says why not.
@@ -227,8 +236,14 @@ class Planner {
     if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision))) {
       if (decision.rule->tier == Tier::installed && is_output_head(entry.spec.path))
         dense_by(PlanEntry::Dense::usual);
+      kept_below_.emplace_back(entry.spec.path + ".", decision);
       return keep(entry, decision.reason);
     }
+    if (!by_tensors)
+      for (const auto& [above, kept] : kept_below_)
+        if (entry.spec.path.starts_with(above) &&
+            !(decision.rule && decision.rule->outranks(*kept.rule)))
+          return keep(entry, kept.reason);
     if (decision.kind == Decision::Kind::none) return keep(entry, decision.reason);
     if (!by_tensors && skipped) return keep(entry, "skip list: " + quote(*skipped));
     if (decision.kind == Decision::Kind::replace)
@@ -261,7 +276,7 @@ class Planner {
       const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name);
       return !quantizer || call_plugin(claim.plugin_id, entry.spec.path, [&] {
         return quantizer->replacement_class(
-                   entry.spec, *config_for(claim.plugin_id, *quantizer, decision.options)) != name;
+                   entry.spec, *config_for(claim.plugin_id, *quantizer, decision)) != name;
       });
     });
     if (builders.claims.empty())
@@ -289,6 +304,9 @@ class Planner {
           entry.parts.clear();
           return keep(entry, "in one piece and dense in the checkpoint");
         }
+    if (how.stored_in_one_piece)
+      for (const auto& [name, tensor] : block.own_tensors())
+        entry.in_one_piece[name] = tensor.sizes().vec();
     restructured_.emplace_back(
         entry.spec.path,
         replace_at(root_, entry.spec.path, restructured(block, how, entry.spec, text)));
@@ -308,8 +326,7 @@ class Planner {
       const auto call = [&](auto&& ask) -> decltype(auto) {
         return call_plugin(claim.plugin_id, entry.spec.path, ask);
       };
-      const auto base =
-          call([&] { return config_for(claim.plugin_id, *quantizer, decision.options); });
+      const auto base = config_for(claim.plugin_id, *quantizer, decision);
       const auto config = call([&] { return base->for_module(names_of(entry)); });
       if (by_tensors) {
         const auto present = call(
@@ -358,22 +375,38 @@ class Planner {
   }
 
   QuantConfigPtr config_for(const std::string& plugin_id, const Quantizer& quantizer,
-                            const Value& options) {
+                            const Decision& decision) {
+    const Value& options = decision.options;
     if (options.is_object() && !options.as_object().empty()) {
       Value merged = request_.method.settings;
       for (const auto& [key, value] : options.as_object()) merged.set(key, value);
-      return quantizer.parse(merged);
+      QuantConfigPtr config;
+      try {
+        config = require_config(parsed(plugin_id, quantizer, merged), plugin_id);
+      } catch (Error& error) {
+        if (decision.rule) error.at(decision.rule->origin.text());
+        throw;
+      }
+      for (const auto& field : config->unknown_fields)
+        if (options.find(field)) unknown_options_.insert(field);
+      return config;
     }
     auto& config = configs_[plugin_id];
-    if (!config) config = quantizer.parse(request_.method.settings);
+    if (!config)
+      config = require_config(parsed(plugin_id, quantizer, request_.method.settings), plugin_id);
     return config;
+  }
+
+  static QuantConfigPtr parsed(const std::string& plugin_id, const Quantizer& quantizer,
+                               const Value& settings) {
+    return call_plugin(plugin_id, "quantization_config", [&] { return quantizer.parse(settings); });
   }
 
   /// Whether the checkpoint has tensors of a quantized module there, for one of the claims.
   bool is_quantized(const PlanEntry& entry, const Decision& decision) {
     for (const auto& claim : decision.claims)
       if (const Quantizer* quantizer = request_.quantizers(claim.plugin_id, request_.method.name)) {
-        const auto base = config_for(claim.plugin_id, *quantizer, decision.options);
+        const auto base = config_for(claim.plugin_id, *quantizer, decision);
         const auto config = base->for_module(names_of(entry));
         if (tensors_.presence(entry.spec, *quantizer, config ? *config : *base) ==
             TensorPlanner::Presence::quantized)
@@ -416,6 +449,8 @@ class Planner {
   std::map<std::string, QuantConfigPtr> configs_;  // by plugin
   std::map<const torch::nn::Module*, std::size_t> seen_;
   std::vector<std::string> paths_;
+  std::set<std::string> unknown_options_;  // of rules
+  std::vector<std::pair<std::string, Decision>> kept_below_;  // path with a dot, by which rule
   std::size_t depth_ = 0;  // of restructured modules in restructured modules
   /// What was taken out of the model: put back when planning fails, and kept alive, or a later
   /// module could have the address of one that was seen.

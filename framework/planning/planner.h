@@ -26,6 +26,9 @@ struct Method {
   QuantConfigPtr config;
 };
 
+/// Throws Error(plugin) for a nullptr that the plugin made.
+QuantConfigPtr require_config(QuantConfigPtr config, const std::string& plugin_id);
+
 /// The method among `claims` whose quantizer recognises `settings` best. Throws Error(plugin) when
 /// none does (naming what is installed and what is near), or when two do equally well.
 Method find_method(const Value& settings, const std::vector<ClaimRow>& claims,

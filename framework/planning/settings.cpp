@@ -5,6 +5,7 @@
 
 #include "checkpoint/input_file.h"
 #include "graft/error.h"
+#include "plugins/call.h"
 
 namespace graft {
 namespace {
@@ -27,15 +28,22 @@ std::string differences(const Value& main, const Value& side, const std::string&
 std::set<std::string> settings_files(const std::vector<Offer>& offers) {
   std::set<std::string> names;
   for (const auto& offer : offers)
-    for (auto& name : offer.quantizer->settings_files()) names.insert(std::move(name));
+    for (auto& name : call_plugin(offer.plugin, "names of settings files",
+                                  [&] { return offer.quantizer->settings_files(); }))
+      names.insert(std::move(name));
   return names;
+}
+
+void add_options_for_loading(const Quantizer& quantizer, const std::string& plugin,
+                             std::set<std::string>& names) {
+  for (const auto& option : call_plugin(plugin, "options", [&] { return quantizer.options(); }))
+    if (option.for_loading) names.insert(option.name);
 }
 
 /// Fields of `given` that say how to run go into `settings`; the others lose.
 void take_over(Value& settings, const Value& given, const Method& method, Settings& out) {
   std::set<std::string> for_loading;
-  for (const auto& option : method.quantizer->options())
-    if (option.for_loading) for_loading.insert(option.name);
+  add_options_for_loading(*method.quantizer, method.plugin_id, for_loading);
   std::string lost;
   for (const auto& [key, value] : given.as_object()) {
     if (for_loading.contains(key)) {
@@ -90,12 +98,15 @@ Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,
                        const std::function<Method(const Value&)>& find) {
   Settings out;
   const Value& given = options.quantization_config;
+  if (!given.is_null() && !given.is_object())
+    throw Error(ErrorKind::usage, "the quantization_config that was given cannot be used")
+        .expected("an object")
+        .found(to_json(given));
   const auto use_given = [&] {
     if (!given.is_object()) return out;
     std::set<std::string> for_loading;
     for (const auto& offer : offers)
-      for (const auto& option : offer.quantizer->options())
-        if (option.for_loading) for_loading.insert(option.name);
+      add_options_for_loading(*offer.quantizer, offer.plugin, for_loading);
     const auto& fields = given.as_object();
     if (std::all_of(fields.begin(), fields.end(),
                     [&](const auto& field) { return for_loading.contains(field.first); }))
@@ -120,7 +131,10 @@ Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,
       continue;
     }
     for (const auto& offer : offers) {
-      if (out.from_checkpoint || offer.quantizer->recognises(side) == 0) continue;
+      if (out.from_checkpoint || call_plugin(offer.plugin, name, [&] {
+            return offer.quantizer->recognises(side);
+          }) == 0)
+        continue;
       if (given.is_object()) {
         out.doubts.emplace_back(name + " describes the model, but config.json does not; it is ignored "
                                     "because settings were given");

@@ -19,11 +19,12 @@ struct Settings {
 /// One of the methods of the loaded plugins.
 struct Offer {
   std::string method;
+  std::string plugin;
   const Quantizer* quantizer = nullptr;
 };
 
 /// Settings of the checkpoint (config.json, else a file of its own that a method's old writers
-/// made) and those that were given, reconciled by formats.md 5.1: the checkpoint's win, fields that
+/// made) and those that were given, reconciled as Transformers does: the checkpoint's win, fields that
 /// only say how to run are taken over. `find` finds the method of some settings. Throws
 /// Error(usage) when two methods contradict each other, Error(model) for an unreadable file.
 Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,

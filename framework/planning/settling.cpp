@@ -5,6 +5,7 @@
 #include <map>
 
 #include "graft/error.h"
+#include "planning/planner.h"
 #include "plugins/call.h"
 
 namespace graft {
@@ -73,13 +74,16 @@ QuantConfigPtr settle_plan(Plan& plan, const Checkpoint& checkpoint, const Quant
     });
     if (!settled.config || settled.configs.size() != group.entries.size())
       throw Error(ErrorKind::plugin, "the plugin " + plugin + " settled another number of modules");
+    const auto summary_of = [&, &id = plugin](const QuantConfigPtr& one) {
+      return call_plugin(id, "quantization_config", [&] { return one->summary(); });
+    };
     for (std::size_t i = 0; i < group.entries.size(); ++i) {
-      group.entries[i]->config = settled.configs[i];
-      group.entries[i]->settings = settled.configs[i]->summary();
+      group.entries[i]->config = require_config(settled.configs[i], plugin);
+      group.entries[i]->settings = summary_of(settled.configs[i]);
     }
     if (plugin == plan.plugin) {
       settled_base = settled.config;
-      plan.settings = settled_base->summary();
+      plan.settings = summary_of(settled_base);
     }
     const auto append = [](std::vector<std::string>& to, std::vector<std::string>& from) {
       to.insert(to.end(), std::make_move_iterator(from.begin()),

@@ -139,6 +139,17 @@ void TensorPlanner::take_dense(PlanEntry& entry, const nn::Block& block) {
   if (entry.reason.empty()) entry.reason = "no method";
 }
 
+void TensorPlanner::check_unscaled(const TensorInfo& info, const std::string& full) {
+  if (size_of(info.dtype) > 1) return;
+  for (const char* end : {"_scale", "_scale_inv", "_scale_2"})
+    if (const auto* scale = source_.find(full + end)) {
+      plan_.mismatched.push_back(quote(info.name) + " is " + std::string(name_of(info.dtype)) +
+                                 " in the scale " + quote(scale->name) +
+                                 ", expected the weights themselves");
+      return;
+    }
+}
+
 void TensorPlanner::take(PlanEntry& entry, const std::string& name, std::vector<std::int64_t> shape,
                          bool float_only, std::optional<nn::Region> region) {
   const std::string full = join_path(entry.spec.path, name);
@@ -162,6 +173,8 @@ void TensorPlanner::take(PlanEntry& entry, const std::string& name, std::vector<
   else if (float_only && !is_float(info->dtype))
     plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
                                ", expected a float type");
+  else
+    check_unscaled(*info, derived ? derived->from : full);
   std::uint64_t bytes = info->bytes;
   if (derived) {
     bytes = bytes_of(*info, shape);
@@ -199,6 +212,8 @@ bool TensorPlanner::take_parts(PlanEntry& entry, const std::string& name, const 
     else if (!is_float(info->dtype))
       plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
                                  ", expected a float type");
+    else
+      check_unscaled(*info, full);
     source_.take(info);
     entry.tensors.push_back({name, info->name, info->bytes, std::nullopt, part.region});
   }

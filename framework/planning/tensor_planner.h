@@ -48,6 +48,9 @@ class TensorPlanner {
   };
 
   void check_shape(const TensorSpec& tensor, const TensorInfo& info);
+  /// Refuses 8-bit numbers that have a scale beside them, as other programs' FP8 weights do: taken
+  /// for weights, they would be wrong without a sign.
+  void check_unscaled(const TensorInfo& info, const std::string& full);
   /// Takes the checkpoint's tensor for the one called `name`. `region`: the tensor is that part.
   void take(PlanEntry& entry, const std::string& name, std::vector<std::int64_t> shape,
             bool float_only, std::optional<nn::Region> region = std::nullopt);

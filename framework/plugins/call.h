@@ -1,7 +1,9 @@
 #pragma once
 
+#include <exception>
 #include <string_view>
 
+#include "graft/context.h"
 #include "graft/export.h"
 
 namespace graft {
@@ -20,6 +22,39 @@ decltype(auto) call_plugin(std::string_view plugin_id, std::string_view doing, C
     return call();
   } catch (...) {
     rethrow_from_plugin(plugin_id, doing);
+  }
+}
+
+/// The same for a call that is given a Context: what a callback of `context` throws is not the
+/// plugin's, so it stops the plugin like an interruption and comes out of here as it was thrown.
+template <class Call>
+decltype(auto) call_plugin(std::string_view plugin_id, std::string_view doing,
+                           const Context& context, Call&& call) {
+  std::exception_ptr thrown;
+  Context guarded = context;
+  if (context.progress)
+    guarded.progress = [&](std::string_view stage, std::uint64_t done, std::uint64_t total) {
+      try {
+        return context.progress(stage, done, total);
+      } catch (...) {
+        thrown = std::current_exception();
+        return false;
+      }
+    };
+  if (context.log)
+    guarded.log = [&](LogLevel level, std::string_view component, std::string_view message) {
+      try {
+        context.log(level, component, message);
+      } catch (...) {
+        thrown = std::current_exception();
+        throw;
+      }
+    };
+  try {
+    return call_plugin(plugin_id, doing, [&]() -> decltype(auto) { return call(guarded); });
+  } catch (...) {
+    if (thrown) std::rethrow_exception(thrown);
+    throw;
   }
 }
 

@@ -161,7 +161,13 @@ std::variant<const PluginLibrary*, Refusal> PluginTable::open(const VettedFile& 
     return entry.refusal;
   }
   if (auto refusal = id_taken(vetted.stamp)) return std::move(*refusal);
+  if (starting_)
+    return Refusal{"another plugin is just starting, and what it logs led here: look for plugins "
+                   "when it is done"};
 
+  starting_ = true;
+  const auto done = [](bool* starting) { *starting = false; };
+  const std::unique_ptr<bool, decltype(done)> guard(&starting_, done);
   const ListeningToPlugins listening(context);
   auto& library = mapped_.emplace_back();  // first, so that nothing can close it once it is mapped
   if (auto refusal = load(vetted.file, library)) {

@@ -41,7 +41,9 @@ class PluginTable {
   std::variant<const PluginLibrary*, Refusal> start(const VettedFile& vetted,
                                                     const boost::dll::shared_library& library);
 
-  std::mutex mutex_;
+  /// Recursive: what a plugin logs while it starts goes to a callback, which may use graft.
+  std::recursive_mutex mutex_;
+  bool starting_ = false;
   std::vector<boost::dll::shared_library> mapped_;  ///< one for each entry
   std::map<FileIdentity, Entry> entries_;
   std::vector<const graft_plugin*> started_;  ///< oldest first

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "checkpoint/folder.h"
+
 namespace graft {
 namespace fs = std::filesystem;
 namespace {
@@ -59,11 +61,9 @@ std::vector<PluginFolder> plugin_folders(const PluginSearch& search) {
 std::vector<fs::path> plugin_files(const fs::path& folder, std::string& problem) {
   std::vector<fs::path> files;
   std::error_code failed;
-  fs::directory_iterator entries(folder, failed);
-  for (; !failed && entries != fs::directory_iterator(); entries.increment(failed))
-    if (entries->path().extension() == ".so") files.push_back(entries->path());
+  for (const auto& name : names_in(folder, failed))
+    if (fs::path(name).extension() == ".so") files.push_back(folder / name);
   if (failed) problem = failed.message();
-  std::sort(files.begin(), files.end());
   return files;
 }
 

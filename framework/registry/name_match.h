@@ -29,7 +29,7 @@ class GRAFT_API NamePattern {
 };
 
 /// A skip list ("modules_to_not_convert", "llm_int8_skip_modules"): a module is skipped when the
-/// rule of Transformers 5 or that of Transformers 4 for bitsandbytes says so (formats.md 5.4).
+/// rule of Transformers 5 or that of Transformers 4 for bitsandbytes says so.
 /// Remembers which entries matched; not thread-safe.
 class GRAFT_API SkipNames {
  public:

@@ -97,6 +97,8 @@ Specificity Rule::specificity() const {
   return module_class == "*" ? Specificity::any : Specificity::class_name;
 }
 
+bool Rule::outranks(const Rule& other) const { return rank(*this) > rank(other); }
+
 Decision Registry::decide(const Query& query) const {
   Decision decision;
   decision.resolved_class = query.module_class;
@@ -116,7 +118,7 @@ Decision Registry::decide(const Query& query) const {
       fitting.push_back(&rule);
   }
   std::sort(fitting.begin(), fitting.end(),
-            [](const Rule* a, const Rule* b) { return rank(*a) > rank(*b); });
+            [](const Rule* a, const Rule* b) { return a->outranks(*b); });
   for (std::size_t i = 1; i < fitting.size(); ++i)
     decision.losers.push_back(
         {fitting[i]->origin.text(), fitting[i]->specificity() < fitting[0]->specificity()

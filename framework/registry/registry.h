@@ -37,6 +37,8 @@ struct Rule {
   Tier tier = Tier::installed;
 
   Specificity specificity() const;
+  /// Which of two that fit a module wins.
+  GRAFT_API bool outranks(const Rule& other) const;
 };
 
 /// A claim of a loaded plugin.

@@ -38,8 +38,9 @@ Part first_part(std::string_view s) {
   return {size, true};
 }
 
-/// Length of the valid start of `text`.
-std::size_t valid_prefix(std::string_view text) {
+}  // namespace
+
+std::size_t valid_utf8_prefix(std::string_view text) {
   std::size_t i = 0;
   while (i < text.size()) {
     if (static_cast<std::uint8_t>(text[i]) < 0x80) {
@@ -53,14 +54,12 @@ std::size_t valid_prefix(std::string_view text) {
   return i;
 }
 
-}  // namespace
-
-bool is_valid_utf8(std::string_view text) { return valid_prefix(text) == text.size(); }
+bool is_valid_utf8(std::string_view text) { return valid_utf8_prefix(text) == text.size(); }
 
 std::string to_valid_utf8(std::string_view text) {
   std::string out;
   while (true) {
-    const std::size_t valid = valid_prefix(text);
+    const std::size_t valid = valid_utf8_prefix(text);
     out += text.substr(0, valid);
     if (valid == text.size()) return out;
     out += kReplacement;

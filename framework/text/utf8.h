@@ -12,6 +12,8 @@ namespace graft {
 /// Rust's from_utf8_lossy and Python's errors="replace" do.
 std::string to_valid_utf8(std::string_view text);
 bool is_valid_utf8(std::string_view text);
+/// Bytes of `text` before the first that belongs to no character.
+GRAFT_API std::size_t valid_utf8_prefix(std::string_view text);
 
 /// Throws Error(usage) for zero bytes and for text that is not UTF-8, but for a broken character in
 /// a hundred bytes: every large collection has some, and a tokenizer takes any bytes.

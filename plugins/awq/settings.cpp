@@ -15,7 +15,7 @@ constexpr const char* kVersionFields[] = {"version", "format", "checkpoint_forma
 Error wrong(std::string_view field, const std::string& expected, const Value& found) {
   Error error(ErrorKind::model, "the quantization_config cannot be used");
   error.at("field " + quote(field)).expected(expected).found(to_json(found));
-  error.hint("correct the field, or get the model from its source again");
+  error.hint("correct the field, or get the file that has it from its source again");
   return error;
 }
 
@@ -91,9 +91,8 @@ const char* word(AwqConfig::Version version) {
   return "";
 }
 
-std::shared_ptr<const AwqConfig> AwqConfig::parse(const Value& settings) {
-  auto config = std::make_shared<AwqConfig>();
-  config->source_ = settings;
+void AwqConfig::apply(const Value& settings) {
+  if (!settings.is_object()) return;
   if (integer(settings, "bits", "w_bit", "4").value_or(4) != 4)
     throw wrong(settings.find("bits") ? "bits" : "w_bit", "4",
                 *(settings.find("bits") ? settings.find("bits") : settings.find("w_bit")));
@@ -102,22 +101,35 @@ std::shared_ptr<const AwqConfig> AwqConfig::parse(const Value& settings) {
   if (const auto size = integer(settings, "group_size", "q_group_size", groups)) {
     if (*size != -1 && (*size < 2 || *size > kLargestGroup))
       throw wrong(settings.find("group_size") ? "group_size" : "q_group_size", groups, *size);
-    config->group_size = *size;
+    group_size = *size;
   }
-  config->zero_point = settings.get_bool("zero_point", true);
-  config->version = config->read_as = read_version(settings);
-  config->skip = settings.get_strings("modules_to_not_convert");
+  zero_point = settings.get_bool("zero_point", zero_point);
   if (const Value* pack = settings.find("pack_dtype"))
     if (!(*pack == Value("int32"))) throw wrong("pack_dtype", "int32", *pack);
+}
+
+std::shared_ptr<const AwqConfig> AwqConfig::parse(const Value& settings) {
+  auto config = std::make_shared<AwqConfig>();
+  config->source_ = settings;
+  config->apply(settings);
+  config->version = config->read_as = read_version(settings);
+  config->skip = settings.get_strings("modules_to_not_convert");
   if (const Value* rules = settings.find("dynamic")) {
     try {
-      config->dynamic_ = read_rules(*rules);
+      config->dynamic_ = read_rules(*rules, [&](const Value& overrides) {
+        AwqConfig variant = *config;
+        variant.apply(overrides);  // so that a mistake is found before a module matches
+      });
     } catch (Error& error) {
       throw error.at("field 'dynamic'");
     }
   }
   for (const auto& [key, value] : settings.as_object())
     if (!known_fields().contains(key)) config->unknown_fields.push_back(key);
+  if (const Value* rules = settings.find("dynamic"))
+    add_unknown_overrides(
+        *rules, {"bits", "w_bit", "group_size", "q_group_size", "zero_point", "pack_dtype"},
+        config->unknown_fields);
   return config;
 }
 
@@ -140,7 +152,12 @@ Value AwqConfig::describe() const {
 std::shared_ptr<const QuantConfig> AwqConfig::for_module(
     std::span<const std::string> names) const {
   const auto* rule = first_rule(dynamic_, names);
-  return rule && rule->skip ? nullptr : shared_from_this();
+  if (rule && rule->skip) return nullptr;
+  if (!rule || !rule->overrides.is_object() || rule->overrides.as_object().empty())
+    return shared_from_this();
+  auto variant = std::make_shared<AwqConfig>(*this);
+  variant->apply(rule->overrides);
+  return variant;
 }
 
 std::string AwqConfig::summary() const {

@@ -21,7 +21,7 @@ class AwqConfig : public QuantConfig {
   /// The settings as they came, with what changed since.
   Value describe() const;
   std::string summary() const override;
-  /// What GPTQModel's `dynamic` leaves out ("-:"); of settings of modules' own it says nothing here.
+  /// The settings of a module after GPTQModel's `dynamic`, or nullptr when it leaves it dense.
   std::shared_ptr<const QuantConfig> for_module(
       std::span<const std::string> names) const override;
 
@@ -40,6 +40,9 @@ class AwqConfig : public QuantConfig {
   }
 
  private:
+  /// Takes the fields that a rule may override.
+  void apply(const Value& settings);
+
   std::vector<GivenRule> dynamic_;  ///< the first that matches decides
   Value source_;                    ///< as given
 };

@@ -64,11 +64,17 @@ void Linear8bitLt::fill(const Tensors& tensors) {
   }
   const auto* format = tensors.find("weight_format");
   format_ = format ? *format : at::Tensor();
-  if (format && format->reshape({-1})[0].item<int>() != 0)
+  if (format && format->numel() != 1)
+    throw Error(ErrorKind::model, "the tensor has a wrong size")
+        .at("tensor 'weight_format'")
+        .expected("one number")
+        .found(std::to_string(format->numel()))
+        .hint("download the file again, or save the model again with a current bitsandbytes");
+  if (format && format->item<int>() != 0)
     throw Error(ErrorKind::model, "the int8 weight has a layout that only old GPUs used")
         .at("tensor 'weight_format'")
         .expected("0, row-major")
-        .found(std::to_string(format->reshape({-1})[0].item<int>()))
+        .found(std::to_string(format->item<int>()))
         .hint("save the model again with a current bitsandbytes");
   const auto& scales = tensors.at("SCB");
   pack(tensors.at("weight").contiguous());
@@ -129,11 +135,12 @@ void Linear8bitLt::pack(const at::Tensor& given) {
                            .view({out_features_, in_features_}));
 }
 
-at::Tensor Linear8bitLt::rows() const {
+at::Tensor Linear8bitLt::rows(bool pinned) const {
 #if GRAFT_HAS_CUDA
   if (device_rows_.defined()) return device_rows_.cpu();
 #endif
-  auto out = at::empty({out_features_, in_features_}, at::kChar);
+  auto out = at::empty({out_features_, in_features_},
+                       at::TensorOptions(at::kChar).pinned_memory(pinned));
   auto* to = out.mutable_data_ptr<std::int8_t>();
   const auto* codes = panels_.codes.const_data_ptr<std::uint8_t>();
   for_each_chunk(pool(), panels_.shape.panels, [&](std::int64_t panel) {
@@ -148,7 +155,7 @@ at::Tensor Linear8bitLt::rows() const {
 
 #if GRAFT_HAS_CUDA
 void Linear8bitLt::to_cuda(const c10::Device& device) {
-  device_rows_ = rows().to(device);
+  device_rows_ = cuda::upload(rows(/*pinned=*/true), device);
   pool().drain();
   panels_ = {};
   set_tensor("weight", device_rows_);

@@ -42,6 +42,8 @@ class Linear8bitLt : public nn::Unary {
   Tensors stored() const;
   /// [N, K] float32: weight * SCB / 127.
   at::Tensor dequantize() const;
+  /// The 16-bit weight that llm_int8_has_fp16_weight keeps, else undefined.
+  const at::Tensor& master() const { return master_; }
 
   at::Tensor weight;  ///< int8 [N, K]: the first bytes of the panels
   at::Tensor SCB, bias;
@@ -50,8 +52,8 @@ class Linear8bitLt : public nn::Unary {
   void take_bias(const at::Tensor& given);
   /// Takes int8 rows [N, K] into panels.
   void pack(const at::Tensor& rows);
-  /// int8 [N, K] again.
-  at::Tensor rows() const;
+  /// int8 [N, K] again, on the CPU; in pinned memory when asked for.
+  at::Tensor rows(bool pinned = false) const;
 
   std::int64_t in_features_, out_features_;
   double threshold_;
@@ -59,7 +61,7 @@ class Linear8bitLt : public nn::Unary {
   kernels::PanelTensors panels_;  ///< of code + 128; scales are SCB
   at::Tensor float_bias_;
   at::Tensor format_;  ///< weight_format of the file; undefined when it had none
-  at::Tensor master_;  ///< the 16-bit weight that llm_int8_has_fp16_weight keeps; else undefined
+  at::Tensor master_;
   bool keeps_master_;
 #if GRAFT_HAS_CUDA
   void to_cuda(const c10::Device& device);

@@ -71,7 +71,7 @@ at::Tensor as_tensor(const std::array<float, n>& values) {
   return tensor;
 }
 
-/// bitsandbytes 0.50.2 on a CPU, saving after a forward pass (formats.md 6, 24).
+/// bitsandbytes 0.50.2 on a CPU, saving after a forward pass.
 void refuse_run_time_layout(const at::Tensor& absmax) {
   if (absmax.scalar_type() == at::kFloat || absmax.scalar_type() == at::kByte) return;
   std::string shape;
@@ -195,14 +195,14 @@ Blocks quantize_blocks(const at::Tensor& x, QuantType type, std::int64_t blocksi
   Blocks out = empty_blocks(count, blocksize, at::kCPU);
   const std::int64_t chunks = blocks_of(blocks, kBlocksAtOnce);
   const void* from = values.const_data_ptr();
+  const auto element = kernels::element_type(values.scalar_type());
   auto* bytes = out.packed.mutable_data_ptr<std::uint8_t>();
   auto* scales = out.absmax.mutable_data_ptr<float>();
   std::atomic<bool> finite{true};
   for_each_chunk(pool(), chunks, [&](std::int64_t chunk) {
     const std::int64_t first = chunk * kBlocksAtOnce,
                        last = std::min(first + kBlocksAtOnce, blocks);
-    if (!quantize_elements(from, kernels::element_type(values.scalar_type()), count, blocksize,
-                           type, first, last, bytes, scales))
+    if (!quantize_elements(from, element, count, blocksize, type, first, last, bytes, scales))
       finite.store(false, std::memory_order_relaxed);
   });
   if (!finite.load())

@@ -248,10 +248,11 @@ std::vector<TensorSpec> BnbQuantizer::tensors(const ModuleSpec& spec,
                                    : tensors_of_4bit(spec, own(config));
   if (spec.bias)
     out.push_back({"bias",
-                   {},
+                   {at::kHalf, at::kBFloat16, at::kFloat},
                    std::vector{spec.out_features},
                    true,
-                   static_cast<std::uint64_t>(spec.out_features) * c10::elementSize(spec.dtype)});
+                   static_cast<std::uint64_t>(spec.out_features) * c10::elementSize(spec.dtype),
+                   true});
   return out;
 }
 
@@ -321,7 +322,8 @@ Tensors BnbQuantizer::save(const nn::Block& module, const QuantConfig& config) c
 }
 
 at::Tensor BnbQuantizer::dequantize(const nn::Block& module) const {
-  if (const auto* eight = dynamic_cast<const Linear8bitLt*>(&module)) return eight->dequantize();
+  if (const auto* eight = dynamic_cast<const Linear8bitLt*>(&module))
+    return eight->master().defined() ? eight->master().to(at::kFloat) : eight->dequantize();
   return dynamic_cast<const Linear4bit&>(module).dequantize();
 }
 

@@ -11,7 +11,7 @@ namespace {
 Error wrong(std::string_view field, const std::string& expected, const Value& found) {
   Error error(ErrorKind::model, "the quantization_config cannot be used");
   error.at("field " + quote(field)).expected(expected).found(to_json(found));
-  error.hint("correct the field, or get the model from its source again");
+  error.hint("correct the field, or get the file that has it from its source again");
   return error;
 }
 
@@ -33,8 +33,14 @@ std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
   auto config = std::make_shared<BnbConfig>();
   config->source = settings;
   config->source.erase("graft_int8_forward");
-  const bool four = settings.get_bool("load_in_4bit", false);
-  const bool eight = settings.get_bool("load_in_8bit", false);
+  const std::string method = settings.get_string("quant_method", "bitsandbytes");
+  const bool named_four = method.ends_with("_4bit"), named_eight = method.ends_with("_8bit");
+  const bool four = settings.get_bool("load_in_4bit", named_four);
+  const bool eight = settings.get_bool("load_in_8bit", named_eight);
+  if ((four && named_eight) || (eight && named_four))
+    throw wrong("quant_method", four ? "bitsandbytes or bitsandbytes_4bit, because load_in_4bit is true"
+                                     : "bitsandbytes or bitsandbytes_8bit, because load_in_8bit is true",
+                method);
   if (four && eight) throw wrong("load_in_8bit", "false, because load_in_4bit is true", true);
   if (!four && !eight && (settings.find("load_in_4bit") || settings.find("load_in_8bit")))
     throw wrong("load_in_4bit", "load_in_4bit or load_in_8bit to be true", false);

@@ -21,7 +21,7 @@ struct Groups {
 /// [K] int32: k / group size.
 at::Tensor groups_in_order(std::int64_t inputs, std::int64_t group_size);
 
-/// Decides by formats.md 1.5 and decisions.md 14: a genuine g_idx is used; one that is none is
+/// A genuine g_idx is used; one that is none is
 /// ignored when the settings say that inputs are in order, else refused. `g_idx` is undefined when
 /// the checkpoint has none. Throws Error(model) naming the tensor and the first bad position.
 Groups find_groups(const at::Tensor& g_idx, std::int64_t inputs, const GptqConfig& config);

@@ -15,7 +15,7 @@ constexpr std::int64_t kLargestGroup = std::int64_t{1} << 20;
 Error wrong(std::string_view field, const std::string& expected, const Value& found) {
   Error error(ErrorKind::model, "the quantization_config cannot be used");
   error.at("field " + quote(field)).expected(expected).found(to_json(found));
-  error.hint("correct the field, or get the model from its source again");
+  error.hint("correct the field, or get the file that has it from its source again");
   return error;
 }
 
@@ -75,18 +75,23 @@ void read_sym(const Value& settings, GptqConfig& config) {
 }
 
 GptqConfig::Format read_format(const Value& settings) {
+  constexpr std::string_view kExpected = "gptq or gptq_v2";
+  for (const char* name : {"checkpoint_format", "format", "version"}) {
+    const Value* found = settings.find(name);
+    const std::string text = found && found->is_string() ? found->as_string() : "";
+    if (text == "marlin" || text == "bitblas" || text == "gptq_p")
+      throw wrong(name, std::string(kExpected), *found)
+          .hint("the layout of " + text +
+                " is made for one kernel; ask the publisher for the gptq files, or save the model "
+                "again as gptq with GPTQModel");
+  }
   std::string name;
   const Value* found = find_alias(settings, {"checkpoint_format", "format", "version"}, &name);
   if (!found) return GptqConfig::Format::v1;
   const std::string text = found->is_string() ? found->as_string() : "";
   if (text == "gptq") return GptqConfig::Format::v1;
   if (text == "gptq_v2") return GptqConfig::Format::v2;
-  Error error = wrong(name, "gptq or gptq_v2", *found);
-  if (text == "marlin" || text == "bitblas" || text == "gptq_p")
-    error.hint("the layout of " + text +
-               " is made for one kernel; ask the publisher for the gptq files, or save the model "
-               "again as gptq with GPTQModel");
-  throw error;
+  throw wrong(name, std::string(kExpected), *found);
 }
 
 /// AutoGPTQ and old optimum name themselves, or GPTQModel does.
@@ -160,6 +165,15 @@ Value names_in_block(std::span<const PlannedModule> modules) {
   return Value(Value::Array{Value(std::move(names))});
 }
 
+/// Of a rule of `dynamic`: read by apply(), or of making the files alone.
+const std::set<std::string_view>& known_overrides() {
+  static const std::set<std::string_view> kKnown{
+      "bits", "w_bit", "wbits", "group_size", "q_group_size", "sym", "zero_point", "desc_act",
+      "pack_dtype", "static_groups", "act_group_aware", "true_sequential", "damp_percent",
+      "damp_auto_increment", "mse"};
+  return kKnown;
+}
+
 const std::set<std::string_view>& known_fields() {
   static const std::set<std::string_view> kKnown{
       // Read.
@@ -217,6 +231,8 @@ std::shared_ptr<const GptqConfig> GptqConfig::parse(const Value& settings) {
   }
   for (const auto& [key, value] : settings.as_object())
     if (!known_fields().contains(key)) config->unknown_fields.push_back(key);
+  if (const Value* rules = settings.find("dynamic"))
+    add_unknown_overrides(*rules, known_overrides(), config->unknown_fields);
   return config;
 }
 

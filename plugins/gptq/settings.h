@@ -40,7 +40,7 @@ class GptqConfig : public QuantConfig {
   Format format = Format::v1;             ///< as the settings say, and as save() writes
   std::optional<Format> read_as;          ///< as the tensors turned out to be
   bool names_its_zeros = false;  ///< the settings say sym or zero_point
-  /// The writer was AutoGPTQ, whose run time does not mask zero points (formats.md 1.4).
+  /// The writer was AutoGPTQ, whose run time does not mask zero points.
   bool unmasked_zeros = false;
   Trust trust = Trust::neither;  ///< what decides where settings and tensors contradict each other
 

@@ -13,8 +13,8 @@ compiler, torch = sys.argv[1], pathlib.Path(sys.argv[2])
 here = pathlib.Path(__file__).parent
 headers = here.parents[1] / "framework/include"
 record = here / "border.txt"
-revision = re.search(r'kQuantizerInterface = "([^"]+)"',
-                     (headers / "graft/quantizer.h").read_text()).group(1)
+revisions = [re.search(r'k\w+Interface = "([^"]+)"', (headers / "graft" / header).read_text()).group(1)
+             for header in ("quantizer.h", "restructuring.h")]
 
 with tempfile.TemporaryDirectory() as folder:
     dump = pathlib.Path(folder) / "classes"
@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
                    check=True)
     text = dump.read_text()
 
-lines = [revision]
+lines = list(revisions)
 for name, size in re.findall(r"^Class (graft::[\w:]+)\n\s+size=(\d+)", text, re.MULTILINE):
     lines.append(f"{name}: {size} bytes")
 for header in ("quantizer.h", "quant_config.h", "nn/block.h", "nn/unary.h", "nn/experts.h", "nn/row_product.h",
@@ -40,8 +40,9 @@ elif found != record.read_text():
     import difflib
     print(*difflib.unified_diff(record.read_text().splitlines(), found.splitlines(), "border.txt",
                                 "the headers", lineterm="", n=0), sep="\n")
-    same = record.read_text().splitlines()[0] == revision
-    sys.exit(f"the border has changed, but its number has not: give kQuantizerInterface the one after "
-             f"{revision} and write border.txt again with --write" if same else
+    same = record.read_text().splitlines()[:len(revisions)] == revisions
+    sys.exit("the border has changed, but its number has not: give kQuantizerInterface or "
+             f"kRestructuringInterface the one after {' or '.join(revisions)} and write border.txt "
+             "again with --write" if same else
              "the border has a new number: write border.txt again with --write")
 print(len(lines), "lines of the border are as written down")

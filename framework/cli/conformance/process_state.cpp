@@ -26,6 +26,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "checkpoint/folder.h"
 #include "graft/pool.h"
 
 extern char** environ;
@@ -60,10 +61,7 @@ std::string file_mode_mask() {
 }
 
 std::size_t threads() {
-  std::size_t number = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/task"))
-    ++number;
-  return number;
+  return names_in("/proc/self/task").size();
 }
 
 constexpr std::size_t kGuard = 64;

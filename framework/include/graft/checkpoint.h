@@ -63,7 +63,7 @@ class GRAFT_API Checkpoint {
   void read(const TensorInfo& info, std::uint64_t begin, std::uint64_t size, void* out) const;
 
   /// Address of the tensor inside a read-only private map of its shard, kept alive by the returned
-  /// pointer. Trusts the file not to shrink; opt-in (LoadOptions::map).
+  /// pointer. Trusts the file not to shrink: reading what is gone ends the process.
   std::shared_ptr<const void> map(const TensorInfo& info) const;
 
   /// Device, inode, size and mtime of each shard as it was opened, as text: another Checkpoint of

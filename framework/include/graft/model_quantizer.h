@@ -18,7 +18,7 @@ namespace graft {
 
 class Host;
 
-/// Told of each module that was converted.
+/// Told of each module that was converted. When it throws, that conversion is undone.
 using Observer = std::function<void(const std::string& path, const std::string& old_class,
                                     const std::string& new_class, const c10::Device& device)>;
 
@@ -43,7 +43,7 @@ class GRAFT_API ModelQuantizer {
   bool pre_quantized() const;
   void set_pre_quantized(bool value);
 
-  /// Throws Error(usage) for a device this build or method cannot serve.
+  /// Throws Error(usage) for a device that is not here or that the method does not serve.
   void validate_environment(const c10::Device& device) const;
   /// The same by name: "cpu", "cuda", "cuda:N", or "auto" for the first CUDA device when LibTorch
   /// can use one and the method serves it, else the CPU. Gives the device, for set_device.
@@ -77,9 +77,11 @@ class GRAFT_API ModelQuantizer {
   /// Swaps every planned module for its replacement on meta, in place, all or nothing.
   void convert_model_for_quantization(const std::shared_ptr<nn::Block>& model);
   /// Fills the model. A dense checkpoint fills dense modules here; postprocess_model converts them.
+  /// Throws Error(usage) for a quantized one that neither make_plan nor preprocess_model was given.
   void load_weights(const std::shared_ptr<nn::Block>& model, const Checkpoint& checkpoint,
                     const Context& context = {});
-  /// On the fly: converts the dense modules in memory, in place, each weight freed as it goes.
+  /// On the fly: converts the dense modules in memory, in place, each weight freed as it goes. When
+  /// it is stopped or anything throws, those converted before stay so; calling it again goes on.
   void postprocess_model(const std::shared_ptr<nn::Block>& model, const Context& context = {});
   /// postprocess_model with calibration text: each of `batches` runs the model once over a batch of
   /// it, and each module is quantized when its inputs come by. They take turns on this thread, each

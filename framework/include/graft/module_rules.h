@@ -1,8 +1,10 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "graft/export.h"
@@ -37,6 +39,10 @@ struct GivenRule {
 /// overrides. Throws Error(model) at the key.
 GRAFT_API std::vector<GivenRule> read_rules(const Value& rules,
                                             const std::function<void(const Value&)>& check = {});
+/// Adds what such rules override beside `known` fields to the unknown ones of settings.
+GRAFT_API void add_unknown_overrides(const Value& rules,
+                                     const std::set<std::string_view>& known,
+                                     std::vector<std::string>& unknown_fields);
 /// The first that matches any of the names, or nullptr.
 GRAFT_API const GivenRule* first_rule(const std::vector<GivenRule>& rules,
                                       std::span<const std::string> names);

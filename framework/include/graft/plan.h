@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -68,6 +69,8 @@ struct PlanEntry {
   Dense dense = Dense::unclaimed;  ///< of kept modules
   std::vector<PlannedTensor> tensors;
   std::vector<nn::TensorPart> parts;  ///< restructure: where the new tensors' values are
+  /// Restructure: shapes of the former tensors, where dense checkpoints have those.
+  std::map<std::string, std::vector<std::int64_t>> in_one_piece;
   std::uint64_t bytes_before = 0;     ///< dense, in the plan's dtype
   std::uint64_t bytes_after = 0;      ///< as written
 

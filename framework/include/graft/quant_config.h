@@ -23,7 +23,8 @@ class GRAFT_API QuantConfig : public std::enable_shared_from_this<QuantConfig> {
   /// leave the module dense. `names` are its path in the model, then what checkpoints may call it.
   virtual std::shared_ptr<const QuantConfig> for_module(std::span<const std::string> names) const;
 
-  /// Modules that the settings keep dense, matched as formats.md 5.4 says; added to the defaults.
+  /// Modules that the settings keep dense, matched as Transformers matches its
+  /// modules_to_not_convert; added to the defaults.
   std::vector<std::string> skip;
   /// Settings that nobody uses, listed for the user.
   std::vector<std::string> unknown_fields;

@@ -19,9 +19,12 @@ struct Restructuring {
   /// Where its tensors' values are in the module replaced, reversible. Empty: as that module's own
   /// parts() say.
   std::function<std::vector<nn::TensorPart>(const ModuleSpec& spec, const Value& text_config)> map;
+  /// Dense checkpoints have the tensors of the module replaced, not those of the replacement: a
+  /// dequantized model is written so.
+  bool stored_in_one_piece = false;
 };
 
 /// GRAFT_PLUGIN answers query(kRestructuringInterface, name) with a const Restructuring*.
-inline constexpr const char* kRestructuringInterface = "graft.restructuring/1";
+inline constexpr const char* kRestructuringInterface = "graft.restructuring/2";
 
 }  // namespace graft

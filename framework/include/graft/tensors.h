@@ -45,6 +45,8 @@ GRAFT_API at::ScalarType scalar_type(Dtype dtype);
 GRAFT_API Dtype dtype_of(at::ScalarType type);
 /// "float16" for kHalf, as config files spell it; and back, std::nullopt when unknown.
 GRAFT_API std::string_view dtype_word(at::ScalarType type);
+/// Throws Error(usage) for what models do not compute in: all but float32, bfloat16 and float16.
+GRAFT_API void require_model_dtype(at::ScalarType type);
 GRAFT_API std::optional<at::ScalarType> dtype_from_word(std::string_view word);
 /// Of those the float types of models. Throws Error(kind) for any other word.
 GRAFT_API at::ScalarType float_dtype_from_word(std::string_view word, ErrorKind kind);

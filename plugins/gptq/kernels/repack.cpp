@@ -76,7 +76,9 @@ Sorting sort_by_group(const std::int32_t* group, std::int64_t inputs, std::int64
   for (std::int64_t k = 0; k < inputs; ++k)
     out.order[static_cast<std::size_t>(place[static_cast<std::size_t>(group[k])]++)] =
         static_cast<std::int32_t>(k);
-  if (std::is_sorted(out.order.begin(), out.order.end())) out.order.clear();
+  if (std::is_sorted(out.order.begin(), out.order.end()) &&
+      std::is_sorted(out.groups.begin(), out.groups.end()))
+    out.order.clear();
   return out;
 }
 

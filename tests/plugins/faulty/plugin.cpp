@@ -19,7 +19,15 @@ class FaultyQuantizer : public RowQuantizer {
 
   QuantConfigPtr parse(const Value& settings) const override {
     go_wrong(settings, "parse");
+    if (settings.get_string("where", "") == "parse" &&
+        settings.get_string("fault", "") == "nothing")
+      return nullptr;
     return RowQuantizer::parse(settings);
+  }
+
+  std::vector<std::string> settings_files() const override {
+    if (std::getenv("GRAFT_TEST_SETTINGS_FILES")) throw std::runtime_error("no names today");
+    return {};
   }
 
   std::vector<OptionSpec> options() const override {
@@ -61,6 +69,7 @@ class FaultyQuantizer : public RowQuantizer {
     if (settings.get_string("where", "") == "quantize " + group.members.front().spec.path) {
       const std::string fault = settings.get_string("fault", "");
       if (fault == "nothing") return {};
+      if (fault == "advance") context.advance("rows", 0, 1);
       if (fault == "meta")
         return {{RowQuantizer::build(group.members.front().spec, *group.members.front().config)}};
     }

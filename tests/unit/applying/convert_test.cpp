@@ -174,6 +174,38 @@ TEST_CASE("a failure while dense modules are converted names where, and the mode
   CHECK(logits(model).isfinite().all().item<bool>());
 }
 
+TEST_CASE("settings that a plugin does not make are an error that names it") {
+  const Host host(with_rows());
+  const auto error =
+      test::thrown_by([&] { ModelQuantizer::from_config(host, faulty("nothing", "parse")); });
+  CHECK(error.kind() == ErrorKind::plugin);
+  CHECK(contains(error.what(), "org.graft.test.faulty made no settings"));
+}
+
+TEST_CASE("what a callback of the caller throws inside a plugin is not blamed on the plugin") {
+  const Host host(with_rows());
+  const auto model = dense(host);
+  auto quantizer = ModelQuantizer::from_config(
+      host, faulty("advance", "quantize model.layers.0.self_attn.q_proj"), false);
+  Context context;
+  context.progress = [](std::string_view stage, std::uint64_t, std::uint64_t) {
+    if (stage == "rows") throw std::runtime_error("of the caller");
+    return true;
+  };
+  CHECK_THROWS_WITH_AS(quantizer.postprocess_model(model, context), "of the caller",
+                       std::runtime_error);
+}
+
+TEST_CASE("a plugin that throws where it names its files is named") {
+  const Host host(with_rows());
+  ::setenv("GRAFT_TEST_SETTINGS_FILES", "throw", 1);
+  const auto error = test::thrown_by([&] { host.load(test::golden(kDense)); });
+  ::unsetenv("GRAFT_TEST_SETTINGS_FILES");
+  CHECK(error.kind() == ErrorKind::plugin);
+  CHECK(contains(error.what(), "org.graft.test.faulty"));
+  CHECK(contains(error.what(), "no names today"));
+}
+
 TEST_CASE("a dense model converted in memory equals the streamed one byte for byte") {
   const Host host(with_rows());
   for (const char* json :

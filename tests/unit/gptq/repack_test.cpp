@@ -121,6 +121,15 @@ TEST_CASE("inputs sort by group and keep their order inside one") {
     CHECK(sorting.groups == std::vector<std::int32_t>{1, 2, 0});
     CHECK(sorting.order == std::vector<std::int32_t>{0, 6, 7, 2, 3, 5, 1, 4});
   }
+  SUBCASE("inputs in order by groups that are not keep an order, for scales are not in order then") {
+    const std::vector<std::int32_t> renumbered{1, 1, 1, 0, 0};
+    const auto sorting = sort_by_group(renumbered.data(), 5, 3);
+    REQUIRE(sorting.even);
+    CHECK(sorting.groups == std::vector<std::int32_t>{1, 0});
+    CHECK(sorting.order == std::vector<std::int32_t>{0, 1, 2, 3, 4});
+    const std::vector<std::int32_t> plain{0, 0, 0, 1, 1};
+    CHECK(sort_by_group(plain.data(), 5, 3).order.empty());
+  }
   SUBCASE("groups of other sizes are told") {
     const std::vector<std::int32_t> uneven{0, 0, 0, 1};
     CHECK_FALSE(sort_by_group(uneven.data(), 4, 2).even);

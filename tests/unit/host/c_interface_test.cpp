@@ -126,6 +126,31 @@ TEST_CASE("the C interface cuts a message that does not fit and ends it") {
   CHECK(std::strlen(message.data()) == 7);
 }
 
+TEST_CASE("the C interface never ends a message inside a character") {
+  for (std::size_t size = 2; size < 24; ++size) {
+    std::vector<char> message(size);
+    graft_model* model = nullptr;
+    graft_load("\xC3\xA9\xC3\xA9\xC3\xA9", nullptr, nullptr, &model, message.data(), size);
+    const std::string text = message.data();
+    CHECK(static_cast<unsigned char>(text.empty() ? 'a' : text.back()) != 0xC3);
+  }
+}
+
+TEST_CASE("the C interface tells the log why a plugin that was named is not used") {
+  std::string heard;
+  graft_callbacks callbacks{};
+  callbacks.self = &heard;
+  callbacks.log = [](void* self, std::int32_t, const char*, const char* text) {
+    *static_cast<std::string*>(self) += text;
+  };
+  std::array<char, 400> message;
+  char* json = nullptr;
+  graft_plan(kDense.c_str(), R"({"plugins": ["/nonexistent.so"]})", &callbacks, &json,
+             message.data(), message.size());
+  graft_free_text(json);
+  CHECK(contains(heard, "'/nonexistent.so' is not used: "));
+}
+
 TEST_CASE("callbacks of the C interface hear of a job and can stop it") {
   struct Heard {
     int messages = 0, steps = 0;

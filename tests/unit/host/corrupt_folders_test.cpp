@@ -237,6 +237,45 @@ TEST_CASE("a dense weight in place of a packed one is kept dense and told") {
            "the checkpoint is dense: 1 module(s), first '" + kUp + "'");
 }
 
+TEST_CASE("FP8 weights with scales beside them are not taken for the weights themselves") {
+  for (const std::string scale : {"_scale", "_scale_inv"})
+    refused("vectors/tiny_llama_dense_fp16", tensors_only([&](RawTensors& tensors) {
+              RawTensor fp8{Dtype::F8_E4M3, {96, 64}, nullptr};
+              fp8.bytes = std::make_shared<std::vector<unsigned char>>(96 * 64, 0x38);
+              tensors.at(kUp + ".weight") = fp8;
+              tensors.emplace(kUp + ".weight" + scale,
+                              RawTensor{Dtype::F32, {1},
+                                        std::make_shared<std::vector<unsigned char>>(4)});
+            }),
+            {"'" + kUp + ".weight' is F8_E4M3 in the scale '" + kUp + ".weight" + scale + "'",
+             "expected the weights themselves"});
+}
+
+TEST_CASE("a bias of bitsandbytes is checked like its weights, and weight_format for its size") {
+  TestHost host;
+  LoadOptions options;
+  options.quantization_config =
+      parse_json(R"({"quant_method": "bitsandbytes", "load_in_4bit": true})");
+  const TemporaryFolder made(in_memory());
+  const auto quantized = made.path() / "m";
+  host.host->save(host.host->load(std::filesystem::path(GRAFT_TEST_DATA) / "arch/qwen2", options),
+                  quantized);
+  const std::string bias = "model.layers.0.self_attn.q_proj.bias";
+  refused(quantized, tensors_only([&](RawTensors& tensors) {
+            tensors.at(bias).data<float>()[1] = std::numeric_limits<float>::quiet_NaN();
+          }),
+          {bias, "NaN at [1]"});
+  refused(quantized, tensors_only([&](RawTensors& tensors) {
+            tensors.at(bias).dtype = Dtype::I32;
+          }),
+          {bias, "is I32, expected F16 or BF16 or F32"});
+  refused(kInt8, tensors_only([](RawTensors& tensors) {
+            tensors.at(kUp + ".weight_format") =
+                RawTensor{Dtype::U8, {0}, std::make_shared<std::vector<unsigned char>>()};
+          }),
+          {kUp, "'weight_format'", "one number", "found 0"});
+}
+
 TEST_CASE("a quantized head is loaded, and refused when the config ties it") {
   const auto quantize_head = [](Value&, RawTensors& tensors) {
     tensors.erase("lm_head.weight");

@@ -132,6 +132,11 @@ TEST_CASE("two plugins with one claim: a pin decides") {
   CHECK(plan.count(Action::quantize) == 14);
   for (const auto& entry : plan.entries)
     if (entry.action == Action::quantize) CHECK(entry.plugin == "org.graft.test.twin");
+  CHECK(plan.plugin == "org.graft.test.twin");
+  // Its settings go into the folder, so that it is read again.
+  const test::TemporaryFolder out;
+  host.save(host.load(test::golden("vectors/tiny_llama_dense_fp16"), options), out.path() / "m");
+  CHECK(host.load(out.path() / "m").plan.count(Action::quantize) == 14);
 }
 
 TEST_CASE("two plugins that build one replacement: the error names both files") {

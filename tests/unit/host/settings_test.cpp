@@ -177,6 +177,64 @@ TEST_CASE("dynamic takes the first match in the order of the file") {
   CHECK(contains(all_said(plan), "the checkpoint is quantized: 2 module(s)"));
 }
 
+TEST_CASE("dynamic gives modules of AWQ groups of their own, and says what of it nobody uses") {
+  TestHost host;
+  LoadOptions options;
+  options.quantization_config = parse_json(
+      R"({"quant_method": "awq", "bits": 4, "group_size": 32,
+          "dynamic": {"-:.*down_proj.*": {}, "+:.*up_proj.*": {"group_size": 64, "groupsize": 16}}})");
+  const Plan plan = host.host->plan(
+      Checkpoint::open(std::filesystem::path(GRAFT_TEST_DATA) / "vectors/tiny_llama_dense_fp16"),
+      options);
+  for (const auto& entry : plan.entries) {
+    const auto& path = entry.spec.path;
+    if (path.ends_with("down_proj")) CHECK(entry.action == Action::keep);
+    if (path.ends_with("up_proj")) CHECK(contains(entry.settings, "4 bit g64"));
+    if (path.ends_with("gate_proj")) CHECK(contains(entry.settings, "4 bit g32"));
+  }
+  CHECK(contains(all_said(plan), "nobody uses the field 'dynamic/+:.*up_proj.*/groupsize'"));
+  refused(kAwq, "dynamic", R"({".*up_proj.*": {"bits": 8}})",
+          {"field 'dynamic'", "'.*up_proj.*'", "expected 4", "8"});
+  // The tensors of this file are in groups of 32.
+  refused(kAwq, "dynamic", R"({".*up_proj.*": {"group_size": 64}})",
+          {"do not fit the model", "up_proj"});
+}
+
+TEST_CASE("a misspelt field of a dynamic rule is told, and an error under strict") {
+  const std::string rules = R"({"+:.*up_proj.*": {"bitz": 8}})";
+  TestHost host;
+  const EditedFolder folder(kGptq, [&](Value& config, RawTensors&) {
+    settings_of(config).set("dynamic", parse_json(rules));
+  });
+  REQUIRE(host.refusal(folder) == "");
+  CHECK(contains(all_said(host.loaded->plan), "'dynamic/+:.*up_proj.*/bitz'"));
+  TestHost strict([](HostOptions& options) { options.strict = true; });
+  CHECK(contains(strict.refusal(folder), "bitz"));
+}
+
+TEST_CASE("bitsandbytes_8bit means 8 bits, and a flag that says otherwise is refused") {
+  TestHost host;
+  LoadOptions options;
+  options.quantization_config = parse_json(R"({"quant_method": "bitsandbytes_8bit"})");
+  const auto dense = std::filesystem::path(GRAFT_TEST_DATA) / "vectors/tiny_llama_dense_fp16";
+  CHECK(host.host->plan(Checkpoint::open(dense), options).settings == "int8 rows");
+  refused(kNf4, "quant_method", R"("bitsandbytes_8bit")",
+          {"'quant_method'", "because load_in_4bit is true", "bitsandbytes_8bit"});
+}
+
+TEST_CASE("settings that were given and cannot be used are an error of the call") {
+  TestHost host;
+  const auto dense = std::filesystem::path(GRAFT_TEST_DATA) / "vectors/tiny_llama_dense_fp16";
+  for (const char* given : {R"("bitsandbytes")", "4", "[]", "true",
+                            R"({"quant_method": "gptq", "bits": 5})"}) {
+    LoadOptions options;
+    options.quantization_config = parse_json(given);
+    const auto error = thrown_by([&] { host.host->load(dense, options); });
+    CHECK(error.kind() == ErrorKind::usage);
+    CHECK(contains(error.what(), "cannot be used"));
+  }
+}
+
 TEST_CASE("dynamic rules that cannot be used are refused") {
   refused(kGptq, "dynamic", "[1]", {"'dynamic'", "an object"});
   refused(kGptq, "dynamic", R"({"(": {}})", {"'dynamic'", "regular expression", "not valid"});

@@ -80,6 +80,32 @@ TEST_CASE("every parameter of a model is in exactly one entry") {
   CHECK(contains(entry(plan, "lm_head").reason, "defaults.yaml:"));
 }
 
+TEST_CASE("a rule that keeps a module keeps all below it but what a stronger rule decides") {
+  Host host(with_rows());
+  host.add_patch("{class: LlamaMLP, methods: \"*\", match: model.layers.0.mlp, keep: thin}");
+  host.add_patch("{class: Linear, methods: [rows8], match: model.layers.0.mlp.down_proj}");
+  host.add_patch("{class: Linear, methods: [rows8], match: \"*.up_proj\"}");
+  const Plan plan = host.plan(Checkpoint::open(test::golden(kDense)), settings(kRows));
+  CHECK(plan.count(Action::quantize) == 12);
+  CHECK(entry(plan, "model.layers.0.mlp.down_proj").action == Action::quantize);
+  CHECK(entry(plan, "model.layers.0.mlp.up_proj").action == Action::keep);
+  CHECK(contains(entry(plan, "model.layers.0.mlp.up_proj").reason, "thin"));
+  CHECK(entry(plan, "model.layers.1.mlp.up_proj").action == Action::quantize);
+}
+
+TEST_CASE("options of a rule that nobody uses are told, and wrong ones name the rule") {
+  const auto checkpoint = Checkpoint::open(test::golden(kDense));
+  const auto gptq = settings(R"({"quant_method": "gptq", "bits": 4, "group_size": 32})");
+  Host host;
+  host.add_patch("{class: Linear, methods: [gptq], match: \"*.up_proj\", options: {bit: 8}}");
+  CHECK(has(host.plan(checkpoint, gptq).doubts, "nobody uses the option 'bit' of a registry rule"));
+  Host other;
+  other.add_patch("{class: Linear, methods: [gptq], match: \"*.up_proj\", options: {bits: 5}}");
+  const auto error = test::thrown_by([&] { other.plan(checkpoint, gptq); });
+  CHECK(contains(error.what(), "API:1"));
+  CHECK(contains(error.what(), "2, 3, 4 or 8"));
+}
+
 TEST_CASE("the ledger accounts for unexpected tensors and copies of tied ones") {
   const Host host(with_rows());
   const test::ModelFolder fewer(kDense, {{"num_hidden_layers", 1}});

@@ -15,7 +15,7 @@ bool skips(const std::string& name, const std::vector<std::string>& entries) {
 
 }  // namespace
 
-// The table of formats.md 5.4, as Transformers 5 answers; where its version 4 for bitsandbytes
+// Names and lists as Transformers 5 answers; where its version 4 for bitsandbytes
 // skips too, the union of both decides.
 TEST_CASE("a skip entry matches from the start up to a boundary, or as the end of the name") {
   CHECK(skips("lm_head", {"lm_head"}));
