@@ -328,7 +328,10 @@ static void run_together(Program& program, const QuantizeJob& job, const std::st
 }
 
 void run(Program& program, const QuantizeJob& job, const std::string& output, bool resumes) {
-  const auto ranks = join_ranks();
+  const auto ranks = [] {
+    const WhileNothingRuns waiting_for_the_others;
+    return join_ranks();
+  }();
   if (ranks && ranks->rank() > 0) program.terminal.be_silent();
   try {
     run_together(program, job, output, resumes, ranks.get());

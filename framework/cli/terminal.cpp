@@ -13,9 +13,10 @@ namespace graft::cli {
 namespace {
 
 std::atomic<int> interrupts{0};
+std::atomic<bool> nothing_to_finish{false};
 
 void on_interrupt(int) {
-  if (interrupts.fetch_add(1) > 0) _exit(130);
+  if (interrupts.fetch_add(1) > 0 || nothing_to_finish.load()) _exit(130);
 }
 
 const char* word(LogLevel level) {
@@ -48,6 +49,9 @@ void watch_interrupts() {
 }
 
 bool interrupted() { return interrupts.load() > 0; }
+
+WhileNothingRuns::WhileNothingRuns() { nothing_to_finish = true; }
+WhileNothingRuns::~WhileNothingRuns() { nothing_to_finish = false; }
 
 void Terminal::configure(bool quiet, int verbose, const std::string& log_file) {
   quiet_ = quiet;

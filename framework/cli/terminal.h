@@ -40,4 +40,12 @@ std::string printable(std::string_view text);
 void watch_interrupts();
 bool interrupted();
 
+/// While it lives, the first Ctrl-C ends the program: there is nothing to finish, only to wait for.
+struct WhileNothingRuns {
+  WhileNothingRuns();
+  ~WhileNothingRuns();
+  WhileNothingRuns(const WhileNothingRuns&) = delete;
+  WhileNothingRuns& operator=(const WhileNothingRuns&) = delete;
+};
+
 }  // namespace graft::cli

@@ -23,7 +23,7 @@ torch::Tensor Unary::forward_segments(const torch::Tensor&, std::span<const Segm
 Experts::~Experts() = default;
 
 void Block::replace_child(const std::string& name, std::shared_ptr<torch::nn::Module> next) {
-  if (!next) throw Error(ErrorKind::internal, "no replacement given").at("child " + quote(name));
+  if (!next) throw Error(ErrorKind::usage, "no replacement was given").at("child " + quote(name));
   const auto slot = slots_.find(name);
   if (slot == slots_.end()) {
     std::vector<std::string> names;
@@ -82,6 +82,9 @@ void Block::own(std::string name, torch::Tensor& member, torch::Tensor initial) 
 
 void Block::add_slot(const std::string& name, std::shared_ptr<torch::nn::Module> child,
                      SlotAccess access) {
+  if (!child)
+    throw Error(ErrorKind::usage, "the slot " + quote(name) + " of a " + class_name() + " is empty")
+        .hint("declare it with a module in it");
   register_module(name, std::move(child));
   slots_.emplace(name, std::move(access));
 }

@@ -16,20 +16,26 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def start(size, commands):
-    """The processes of one job; `commands` are the arguments of each, or of all."""
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
-    for rank in range(size):
-        variables = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                     "MASTER_PORT": port}
-        arguments = commands[rank] if isinstance(commands[0], list) else commands
-        processes.append(subprocess.Popen([graft, "--threads", "1", *map(str, arguments)],
-                                          env=environment | variables, text=True,
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    return processes
+        return probe.getsockname()[1]
+
+
+def start_rank(rank, size, port, arguments):
+    variables = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": str(port)}
+    return subprocess.Popen([graft, "--threads", "1", *map(str, arguments)],
+                            env=environment | variables, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def start(size, commands):
+    """The processes of one job; `commands` are the arguments of each, or of all."""
+    port = free_port()
+    return [start_rank(rank, size, port,
+                       commands[rank] if isinstance(commands[0], list) else commands)
+            for rank in range(size)]
 
 
 def end(processes):
@@ -136,6 +142,17 @@ with tempfile.TemporaryDirectory() as name:
     assert "a temporary folder could not be made" in began[1][2] and not began[0][2].count("graft:"), began
     environment["TMPDIR"] = str(trials)
     shutil.rmtree(temporary / ".out.graft-job")
+
+    # One that waits for the others ends at the first signal: it has nothing to finish.
+    port = free_port()
+    waiting = start_rank(0, 2, port, quantize)
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert waiting.poll() is None, waiting.communicate()
+    waiting.terminate()
+    assert waiting.wait(timeout=60) == 130
     environment["RANK"] = "1"
     run(*quantize, code=1, says="WORLD_SIZE")
 

@@ -48,6 +48,19 @@ TEST_CASE("a child of another interface is refused and nothing changes") {
   CHECK(pair->named_children()["first"].get() == before.get());
 }
 
+TEST_CASE("a slot without a module, and a replacement that is none, are refused") {
+  struct Hollow : Block {
+    Hollow() : Block("Hollow") {}
+    Slot<Unary> child{*this, "child", nullptr};
+  };
+  CHECK_THROWS_WITH_AS(std::make_shared<Hollow>(),
+                       doctest::Contains("the slot 'child' of a Hollow is empty"), Error);
+  auto pair = std::make_shared<Pair>();
+  CHECK_THROWS_WITH_AS(replace_at(pair, "first", nullptr),
+                       doctest::Contains("no replacement was given"), Error);
+  CHECK(pair->first.get());
+}
+
 TEST_CASE("an unknown path names its neighbours") {
   auto pair = std::make_shared<Pair>();
   CHECK_THROWS_WITH_AS(get_module_from_name(pair, "frist"),
