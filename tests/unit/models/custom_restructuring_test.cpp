@@ -55,8 +55,9 @@ TEST_CASE("a replacement that nobody builds, or whose map does not fit, is refus
   const auto plan_with = [](const char* name, const Restructuring* how) {
     Host host;
     if (how) host.add_replacement(name, *how);
-    host.add_patch(std::string("{class: CustomExpertModule, methods: [bitsandbytes], ") +
-                   "replacement: " + name + "}");
+    std::string patch = "{class: CustomExpertModule, methods: [bitsandbytes], replacement: ";
+    patch += name;
+    host.add_patch(patch + "}");
     auto quantizer = eight_bit(host);
     quantizer.make_plan(my::CustomModel::random());
   };
