@@ -39,7 +39,7 @@ const Value* quantization_config_of(const Value& config) {
   return nullptr;
 }
 
-at::ScalarType model_dtype(const Checkpoint& checkpoint) {
+static at::ScalarType stored_dtype(const Checkpoint& checkpoint) {
   const Value& config = checkpoint.config();
   for (const char* field : {"dtype", "torch_dtype"}) {
     if (!config.find(field)) continue;
@@ -52,6 +52,11 @@ at::ScalarType model_dtype(const Checkpoint& checkpoint) {
   for (const auto& info : checkpoint.tensors())
     if (is_float(info.dtype)) return scalar_type(info.dtype);
   return at::kFloat;
+}
+
+at::ScalarType model_dtype(const Checkpoint& checkpoint) {
+  const auto stored = stored_dtype(checkpoint);
+  return stored == at::kDouble ? at::kFloat : stored;
 }
 
 void Host::State::rebuild_registry() {
@@ -255,6 +260,9 @@ Host::State::Prepared Host::State::prepare(const Host& host, const Checkpoint& c
           return make_plan(out.model, dense);
         }));
   }
+  if (!given.dtype && stored_dtype(checkpoint) == at::kDouble)
+    out.plan.notes.emplace_back(
+        "the model's dtype is float64, in which no layer computes: it is float32 here");
   if (!is_known_architecture(checkpoint.config()))
     out.plan.notes.push_back(
         "graft does not have the architecture " +
@@ -323,9 +331,9 @@ LoadedModel Host::load(const Checkpoint& checkpoint, const LoadOptions& options)
 }
 
 /// The bits that the method's option of that name offers.
-static std::vector<int> offered_bits(const Quantizer& quantizer) {
+static std::vector<int> offered_bits(const Quantizer& quantizer, const std::string& plugin) {
   std::vector<int> out;
-  for (const auto& option : quantizer.options())
+  for (const auto& option : call_plugin(plugin, "options", [&] { return quantizer.options(); }))
     if (option.name == "bits")
       for (const auto& choice : option.choices)
         if (const int bits = std::atoi(choice.c_str()); bits > 0) out.push_back(bits);
@@ -353,7 +361,7 @@ Value Host::choose_bits(const Checkpoint& checkpoint, const LoadOptions& given,
   with_bits({});  // or it says why not, before anything is computed
   ready.plan.check(state_->options.strict);
   std::map<int, Plan> plans;
-  for (const int bits : offered_bits(quantizer)) {
+  for (const int bits : offered_bits(quantizer, entry->plugin)) {
     options.quantization_config.set("bits", bits);
     Plan made = plan(checkpoint, options);
     if (made.unportable.empty())

@@ -117,7 +117,8 @@ void add_unknown_overrides(const Value& rules, const std::set<std::string_view>&
   for (const auto& [key, overrides] : rules.as_object())
     if (overrides.is_object())
       for (const auto& [field, value] : overrides.as_object())
-        if (!known.contains(field)) unknown_fields.push_back("dynamic/" + key + "/" + field);
+        if (!known.contains(field))
+          unknown_fields.push_back("dynamic/" + key + "/" + field);
 }
 
 const GivenRule* first_rule(const std::vector<GivenRule>& rules,

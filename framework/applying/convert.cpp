@@ -16,10 +16,8 @@
 #include "graft/module_graph.h"
 #include "graft/nn/layers.h"
 #include "graft/quantizer.h"
-#include "graft/tensors.h"
 #include "planning/placing.h"
 #include "planning/settling.h"
-#include "planning/tensor_planner.h"
 #include "plugins/call.h"
 
 namespace graft {
@@ -157,11 +155,9 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
     if (entry.action != Action::quantize) continue;
     context.advance("quantize", done++, total);
     const nn::Block& block = block_at(root, entry.spec.path);
-    if (class_name_of(block) == entry.replacement) continue;  // of a call that was interrupted
-    Tensors dense;
-    for (const auto& [name, tensor] : block.own_tensors())
-      dense.set(name, in_dtype(entry.spec.input_major && name == "weight" ? tensor.t() : tensor,
-                               plan.dtype));
+    if (class_name_of(block) == entry.replacement && entry.replacement != entry.spec.class_name)
+      continue;  // of a call that was interrupted
+    Tensors dense = dense_tensors(block, plan.dtype);
     const auto next = quantized(entry, std::move(dense), context);
     Swaps swaps(root);
     swaps.swap_everywhere(entry, next);
@@ -214,54 +210,6 @@ std::string tensor_on_meta(const std::shared_ptr<nn::Block>& root) {
 void verify_filled(const std::shared_ptr<nn::Block>& root) {
   if (const auto name = tensor_on_meta(root); !name.empty())
     throw Error(ErrorKind::internal, "the tensor was never filled").at(name);
-}
-
-/// Throws Error(usage) where a finite value has no place in `dtype`.
-static at::Tensor in_smaller_type(const at::Tensor& values, at::ScalarType dtype,
-                                  const std::string& name) {
-  auto out = values.to(dtype);
-  if (!out.isfinite().eq(values.isfinite()).all().item<bool>())
-    throw Error(ErrorKind::usage, "the dequantized values do not fit")
-        .at(name)
-        .expected("a dtype that holds " +
-                  std::to_string(values.abs().nan_to_num(0, 0, 0).max().item<double>()))
-        .found(std::string(dtype_word(dtype)))
-        .hint("choose bfloat16 or float32 (--dtype)");
-  return out;
-}
-
-void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
-                         at::ScalarType dtype) {
-  require_model_dtype(dtype);
-  for (const auto& entry : plan.entries) {
-    const auto* as_block = dynamic_cast<nn::Block*>(module_at(root, entry.spec.path).get());
-    if (entry.action == Action::restructure || !as_block) continue;
-    if (entry.action == Action::keep || class_name_of(*as_block) != entry.replacement) {
-      nn::Block& kept = block_at(root, entry.spec.path);
-      for (const auto& [name, tensor] : kept.own_tensors())
-        if (tensor.scalar_type() == plan.dtype && dtype != plan.dtype)
-          kept.set_tensor(name, in_smaller_type(tensor, dtype, join_path(entry.spec.path, name)));
-      continue;
-    }
-    const nn::Block& block = *as_block;
-    const auto weight = call_plugin(entry.plugin, entry.spec.path,
-                                    [&] { return entry.quantizer->dequantize(block); });
-    // A file may have a bias that the model has not; one of zeros adds nothing.
-    const Tensors saved = call_plugin(entry.plugin, entry.spec.path,
-                                      [&] { return entry.quantizer->save(block, *entry.config); });
-    const at::Tensor* bias = saved.find("bias");
-    const bool has_bias = bias && (entry.spec.bias || bias->ne(0).any().item<bool>());
-    auto dense =
-        std::make_shared<nn::Linear>(entry.spec.in_features, entry.spec.out_features, has_bias,
-                                     at::TensorOptions(at::kMeta).dtype(dtype));
-    const auto& path = entry.spec.path;
-    dense->set_tensor("weight", in_smaller_type(weight, dtype, join_path(path, "weight")));
-    if (has_bias) dense->set_tensor("bias", in_smaller_type(*bias, dtype, join_path(path, "bias")));
-    Swaps swaps(root);
-    swaps.swap_everywhere(entry, dense);
-    swaps.keep();
-  }
-  tie(root);
 }
 
 }  // namespace graft

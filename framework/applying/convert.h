@@ -60,10 +60,6 @@ std::string tensor_on_meta(const std::shared_ptr<nn::Block>& root);
 /// Throws Error(internal) naming the tensor when a tensor is still on meta.
 void verify_filled(const std::shared_ptr<nn::Block>& root);
 
-/// Puts dense Linear modules with the dequantized weights where converted ones are.
-void dequantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
-                         at::ScalarType dtype);
-
 /// What was needed to read and repack goes back to the system, in place of piling up between what
 /// stays: the C library does not do it by itself. Takes about a millisecond.
 void return_freed_memory();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "applying/convert.h"
+#include "applying/dequantize.h"
 #include "applying/device.h"
 #include "applying/saving.h"
 #include "calibrating/calibrate.h"

@@ -1,6 +1,7 @@
 #include "applying/saving.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/accumulate.h>
 
 #include "applying/checkpoint_tensors.h"
 #include "applying/convert.h"
@@ -81,10 +82,14 @@ std::string source_name(const PlanEntry& entry, const std::string& name) {
 /// Refuses a quantized module that the plan does not know as one: its plugin alone could write it.
 void require_dense(const nn::Block& block, const ModuleSpec& now, const std::string& path) {
   if (now.in_features <= 0 || now.out_features <= 0) return;
-  for (const auto& [name, tensor] : block.own_tensors())
+  bool has_codes = false;
+  for (const auto& [name, tensor] : block.own_tensors()) {
+    has_codes |= !tensor.is_floating_point();
     if (name == "weight" && tensor.is_floating_point() &&
         tensor.numel() == now.in_features * now.out_features)
       return;
+  }
+  if (!has_codes) return;
   throw Error(ErrorKind::usage, "the module was quantized by another ModelQuantizer")
       .at(path)
       .expected("a dense module, or one that this plan converts")
@@ -120,6 +125,14 @@ std::map<std::string, std::shared_ptr<Joined>> joined_tensors(const ModelToWrite
       }
       joined->parts.emplace_back(part.region, tensor_at(from.model, full));
       out[full] = joined;
+    }
+    for (const auto& [name, joined] : whole) {
+      std::int64_t covered = 0;
+      for (const auto& [region, tensor] : joined->parts) covered += tensor.numel();
+      if (covered != c10::multiply_integers(joined->shape))
+        throw Error(ErrorKind::plugin, "the map of a replacement does not cover a tensor")
+            .at(name)
+            .at(entry.spec.path);
     }
   }
   return out;
@@ -284,14 +297,6 @@ void Host::set_format(LoadedModel& loaded, const std::string& format) const {
     if (entry.action == Action::quantize)
       call_plugin(entry.plugin, entry.spec.path,
                   [&] { entry.config = entry.quantizer->in_format(*entry.config, format); });
-}
-
-void Host::dequantize(LoadedModel& loaded, at::ScalarType dtype) const {
-  dequantize_in_place(loaded.model, loaded.plan, dtype);
-  loaded.config = nullptr;
-  loaded.quantization_config = {};
-  loaded.plan.pre_quantized = false;
-  loaded.plan.dtype = dtype;
 }
 
 void Host::save(const LoadedModel& loaded, const fs::path& folder,

@@ -71,6 +71,15 @@ Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn:
   return out;
 }
 
+Tensors dense_tensors(const nn::Block& block, at::ScalarType dtype) {
+  ModuleSpec now;
+  block.describe(now);
+  Tensors out;
+  for (const auto& [name, tensor] : block.own_tensors())
+    out.set(name, in_dtype(now.input_major && name == "weight" ? tensor.t() : tensor, dtype));
+  return out;
+}
+
 at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
   return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
 }

@@ -47,10 +47,13 @@ std::pair<std::string, std::string> split_name(const std::string& name);
 /// The tensor of that name, undefined when its block has none.
 at::Tensor tensor_at(const std::shared_ptr<nn::Block>& root, const std::string& name);
 
-/// The tensors of an entry as the checkpoint has them, on the device of `staging` or on the CPU; parts
-/// are joined as in `like`, which an entry without parts does not need.
+/// The tensors of an entry as the checkpoint has them, on the device of `staging` or on the CPU;
+/// parts are joined as in `like`, which an entry without parts does not need.
 Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like,
                  Staging* staging = nullptr);
+
+/// The tensors of a dense module as quantizers take them: weights [N, K], floats in `dtype`.
+Tensors dense_tensors(const nn::Block& block, at::ScalarType dtype);
 
 /// Floats take `dtype`; other types keep theirs.
 at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype);

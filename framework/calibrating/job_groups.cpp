@@ -16,16 +16,10 @@
 namespace graft::calibration_job {
 
 Tensors Job::dense_of(const Member& member) const {
+  if (!how_.checkpoint) return dense_tensors(*member.dense, plan_.dtype);
   Tensors out;
-  const PlanEntry& entry = *member.entry;
-  if (how_.checkpoint) {
-    for (const auto& [name, tensor] : read_all(*how_.checkpoint, entry, member.dense.get()))
-      out.set(name, in_dtype(tensor, plan_.dtype));
-    return out;
-  }
-  for (const auto& [name, tensor] : member.dense->own_tensors())
-    out.set(name, in_dtype(entry.spec.input_major && name == "weight" ? tensor.t() : tensor,
-                           plan_.dtype));
+  for (const auto& [name, tensor] : read_all(*how_.checkpoint, *member.entry, member.dense.get()))
+    out.set(name, in_dtype(tensor, plan_.dtype));
   return out;
 }
 

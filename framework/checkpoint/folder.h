@@ -17,8 +17,8 @@ GRAFT_API std::vector<std::string> names_in(const std::filesystem::path& folder)
 /// The same; where the folder cannot be read, `error` says why and there are none.
 std::vector<std::string> names_in(const std::filesystem::path& folder, std::error_code& error);
 
-/// Removes a file or a folder with all that is in it; links are removed, not followed. 0, also where
-/// nothing is there, or errno. Never throws.
+/// Removes a file or a folder with all that is in it; links are removed, not followed. 0, also
+/// where nothing is there, or errno.
 GRAFT_API int remove_tree(const std::filesystem::path& path) noexcept;
 
 }  // namespace graft

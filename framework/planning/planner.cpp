@@ -236,7 +236,7 @@ class Planner {
     if (decision.kind == Decision::Kind::keep && (!by_tensors || !is_quantized(entry, decision))) {
       if (decision.rule->tier == Tier::installed && is_output_head(entry.spec.path))
         dense_by(PlanEntry::Dense::usual);
-      kept_below_.emplace_back(entry.spec.path + ".", decision);
+      kept_below_.emplace_back(join_path(entry.spec.path, ""), decision);
       return keep(entry, decision.reason);
     }
     if (!by_tensors)

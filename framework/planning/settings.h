@@ -24,8 +24,8 @@ struct Offer {
 };
 
 /// Settings of the checkpoint (config.json, else a file of its own that a method's old writers
-/// made) and those that were given, reconciled as Transformers does: the checkpoint's win, fields that
-/// only say how to run are taken over. `find` finds the method of some settings. Throws
+/// made) and those that were given, reconciled as Transformers does: the checkpoint's win, fields
+/// that only say how to run are taken over. `find` finds the method of some settings. Throws
 /// Error(usage) when two methods contradict each other, Error(model) for an unreadable file.
 Settings find_settings(const Checkpoint& checkpoint, const LoadOptions& options,
                        const std::vector<Offer>& offers,

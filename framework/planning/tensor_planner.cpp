@@ -173,7 +173,7 @@ void TensorPlanner::take(PlanEntry& entry, const std::string& name, std::vector<
   else if (float_only && !is_float(info->dtype))
     plan_.mismatched.push_back(quote(info->name) + " is " + std::string(name_of(info->dtype)) +
                                ", expected a float type");
-  else
+  else if (float_only)
     check_unscaled(*info, derived ? derived->from : full);
   std::uint64_t bytes = info->bytes;
   if (derived) {

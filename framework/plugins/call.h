@@ -28,8 +28,8 @@ decltype(auto) call_plugin(std::string_view plugin_id, std::string_view doing, C
 /// The same for a call that is given a Context: what a callback of `context` throws is not the
 /// plugin's, so it stops the plugin like an interruption and comes out of here as it was thrown.
 template <class Call>
-decltype(auto) call_plugin(std::string_view plugin_id, std::string_view doing,
-                           const Context& context, Call&& call) {
+auto call_plugin(std::string_view plugin_id, std::string_view doing, const Context& context,
+                 Call&& call) {
   std::exception_ptr thrown;
   Context guarded = context;
   if (context.progress)
@@ -51,7 +51,9 @@ decltype(auto) call_plugin(std::string_view plugin_id, std::string_view doing,
       }
     };
   try {
-    return call_plugin(plugin_id, doing, [&]() -> decltype(auto) { return call(guarded); });
+    auto result = call_plugin(plugin_id, doing, [&] { return call(guarded); });
+    if (thrown) std::rethrow_exception(thrown);
+    return result;
   } catch (...) {
     if (thrown) std::rethrow_exception(thrown);
     throw;

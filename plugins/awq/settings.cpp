@@ -127,9 +127,11 @@ std::shared_ptr<const AwqConfig> AwqConfig::parse(const Value& settings) {
   for (const auto& [key, value] : settings.as_object())
     if (!known_fields().contains(key)) config->unknown_fields.push_back(key);
   if (const Value* rules = settings.find("dynamic"))
-    add_unknown_overrides(
-        *rules, {"bits", "w_bit", "group_size", "q_group_size", "zero_point", "pack_dtype"},
-        config->unknown_fields);
+    add_unknown_overrides(*rules,
+                          {"bits", "w_bit", "group_size", "q_group_size", "zero_point", "pack_dtype",
+                           "sym", "desc_act", "static_groups", "act_group_aware",
+                           "true_sequential", "damp_percent", "damp_auto_increment", "mse"},
+                          config->unknown_fields);
   return config;
 }
 

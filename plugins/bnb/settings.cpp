@@ -37,9 +37,11 @@ std::shared_ptr<const BnbConfig> BnbConfig::parse(const Value& settings) {
   const bool named_four = method.ends_with("_4bit"), named_eight = method.ends_with("_8bit");
   const bool four = settings.get_bool("load_in_4bit", named_four);
   const bool eight = settings.get_bool("load_in_8bit", named_eight);
-  if ((four && named_eight) || (eight && named_four))
-    throw wrong("quant_method", four ? "bitsandbytes or bitsandbytes_4bit, because load_in_4bit is true"
-                                     : "bitsandbytes or bitsandbytes_8bit, because load_in_8bit is true",
+  if (four && named_eight)
+    throw wrong("quant_method", "bitsandbytes or bitsandbytes_4bit, because load_in_4bit is true",
+                method);
+  if (eight && named_four)
+    throw wrong("quant_method", "bitsandbytes or bitsandbytes_8bit, because load_in_8bit is true",
                 method);
   if (four && eight) throw wrong("load_in_8bit", "false, because load_in_4bit is true", true);
   if (!four && !eight && (settings.find("load_in_4bit") || settings.find("load_in_8bit")))

@@ -1,5 +1,5 @@
-"""A folder that graft quantized and dequantized again: Transformers reads it as any dense one, nothing
-missing or unexpected, and computes the same logits.
+"""A folder that graft quantized and dequantized again: Transformers reads it as any dense one,
+nothing missing or unexpected, and computes the same logits.
 
 check_dequantized.py GRAFT GOLDEN"""
 import pathlib

@@ -184,16 +184,18 @@ TEST_CASE("settings that a plugin does not make are an error that names it") {
 
 TEST_CASE("what a callback of the caller throws inside a plugin is not blamed on the plugin") {
   const Host host(with_rows());
-  const auto model = dense(host);
-  auto quantizer = ModelQuantizer::from_config(
-      host, faulty("advance", "quantize model.layers.0.self_attn.q_proj"), false);
   Context context;
   context.progress = [](std::string_view stage, std::uint64_t, std::uint64_t) {
     if (stage == "rows") throw std::runtime_error("of the caller");
     return true;
   };
-  CHECK_THROWS_WITH_AS(quantizer.postprocess_model(model, context), "of the caller",
-                       std::runtime_error);
+  for (const char* plugin_that : {"advance", "deaf"}) {
+    const auto model = dense(host);
+    auto quantizer = ModelQuantizer::from_config(
+        host, faulty(plugin_that, "quantize model.layers.0.self_attn.q_proj"), false);
+    CHECK_THROWS_WITH_AS(quantizer.postprocess_model(model, context), "of the caller",
+                         std::runtime_error);
+  }
 }
 
 TEST_CASE("a plugin that throws where it names its files is named") {

@@ -104,8 +104,6 @@ TEST_CASE("numbers that quantized layers do not compute with are refused before 
     CHECK_THROWS_WITH_AS(host.load(test::golden(kDense), options),
                          doctest::Contains("expected float32, bfloat16 or float16"), Error);
   }
-  const test::ModelFolder folder(kDense, {{"dtype", "float64"}, {"torch_dtype", "float64"}});
-  CHECK_THROWS_WITH_AS(host.load(folder.path()), doctest::Contains("found 'float64'"), Error);
   struct Net : nn::Block {
     Net()
         : Block("Net"),
@@ -118,6 +116,30 @@ TEST_CASE("numbers that quantized layers do not compute with are refused before 
   auto quantizer = ModelQuantizer::from_config(host, parse_json(kNf4));
   CHECK_THROWS_WITH_AS(quantizer.postprocess_model(net), doctest::Contains("found 'float64'"),
                        Error);
+}
+
+TEST_CASE("a model that says float64 is float32 here, which is told") {
+  const Host host;
+  const test::ModelFolder folder(kDense, {{"dtype", "float64"}, {"torch_dtype", "float64"}});
+  LoadOptions options;
+  options.quantization_config = parse_json(kNf4);
+  const auto loaded = host.load(folder.path(), options);
+  CHECK((loaded.plan.dtype == at::kFloat));
+  CHECK(contains(loaded.plan.notes.back(), "the model's dtype is float64"));
+  CHECK(logits(loaded.model).isfinite().all().item<bool>());
+}
+
+TEST_CASE("a model that was dequantized is quantized again as it was, where layers keep [K, N] too") {
+  const Host host;
+  const auto model = host.load(test::golden("arch/gpt2")).model;
+  auto quantizer = ModelQuantizer::from_config(host, parse_json(kNf4));
+  quantizer.postprocess_model(model);
+  const auto once = logits(model);
+  quantizer.dequantize(model);
+  quantizer.postprocess_model(model);
+  CHECK(count(model, "Linear4bit") == 8);
+  const double largest = once.abs().max().item<double>();
+  CHECK((logits(model) - once).abs().max().item<double>() <= 1e-5 * largest);
 }
 
 TEST_CASE("a plan without a checkpoint is made anew when preprocess_model is given one") {

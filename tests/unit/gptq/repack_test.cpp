@@ -121,7 +121,7 @@ TEST_CASE("inputs sort by group and keep their order inside one") {
     CHECK(sorting.groups == std::vector<std::int32_t>{1, 2, 0});
     CHECK(sorting.order == std::vector<std::int32_t>{0, 6, 7, 2, 3, 5, 1, 4});
   }
-  SUBCASE("inputs in order by groups that are not keep an order, for scales are not in order then") {
+  SUBCASE("inputs in order whose groups are not keep an order: scales are not in order then") {
     const std::vector<std::int32_t> renumbered{1, 1, 1, 0, 0};
     const auto sorting = sort_by_group(renumbered.data(), 5, 3);
     REQUIRE(sorting.even);

@@ -76,16 +76,39 @@ TEST_CASE("a model dequantized to another dtype runs in it, and dequantizing it 
                          doctest::Contains("expected float32, bfloat16 or float16"), Error);
 }
 
-TEST_CASE("weights that a dtype does not hold are not dequantized to it") {
+TEST_CASE("weights that a dtype does not hold are refused, and the model stays as it was") {
+  const std::string last = "model.layers.1.mlp.up_proj";
   TestHost host;
-  const EditedFolder folder(kV1, [](Value&, RawTensors& tensors) {
-    tensors.at(kUp + ".scales").data<std::uint16_t>()[0] = 0x7800;  // 32768
+  const EditedFolder folder(kV1, [&](Value&, RawTensors& tensors) {
+    tensors.at(last + ".scales").data<std::uint16_t>()[0] = 0x7800;  // 32768
   });
-  auto loaded = host.host->load(folder.path());
-  CHECK_THROWS_WITH_AS(host.host->dequantize(loaded, at::kHalf),
-                       doctest::Contains((kUp + ".weight: the dequantized values do not fit").c_str()),
-                       Error);
-  host.host->dequantize(loaded, at::kFloat);
+  for (const auto dtype : {at::kHalf, at::kBFloat16}) {
+    LoadOptions options;
+    options.dtype = dtype;
+    auto loaded = host.host->load(folder.path(), options);
+    const auto error = thrown_by([&] { host.host->dequantize(loaded, at::kHalf); });
+    CHECK(error.kind() == ErrorKind::usage);
+    CHECK(contains(error.what(), last + ".weight: values do not fit into the dtype"));
+    CHECK(contains(error.what(), "choose bfloat16 or float32"));
+    CHECK(count(loaded.model, "QuantLinear") == 14);
+    CHECK((loaded.model->named_parameters()["model.norm.weight"].scalar_type() == dtype));
+    host.host->dequantize(loaded, at::kFloat);
+    CHECK(logits(loaded.model).isfinite().all().item<bool>());
+  }
+}
+
+TEST_CASE("what a model keeps in float32 stays so when the rest becomes bfloat16") {
+  TestHost host;
+  auto loaded = host.host->load(golden("arch/deepseek_v3"), nf4());
+  host.host->dequantize(loaded, at::kBFloat16);
+  std::size_t kept = 0;
+  for (const auto& parameter : loaded.model->named_parameters()) {
+    const bool routes = parameter.key().ends_with("e_score_correction_bias");
+    kept += routes;
+    CHECK_MESSAGE((parameter.value().scalar_type() == (routes ? at::kFloat : at::kBFloat16)),
+                  parameter.key());
+  }
+  CHECK(kept > 0);
   CHECK(logits(loaded.model).isfinite().all().item<bool>());
 }
 

@@ -105,6 +105,7 @@ TEST_CASE("aliases are read, and two names that contradict each other are refuse
 TEST_CASE("layouts for one kernel are refused by name") {
   for (const char* format : {"\"marlin\"", "\"bitblas\"", "\"gptq_p\"", "\"x\""})
     refused(kGptq, "checkpoint_format", format, {"'checkpoint_format'", "gptq or gptq_v2", format});
+  refused(kGptq, "format", "\"marlin\"", {"'format'", "gptq or gptq_v2", "one kernel"});
   refused(kGptq, "quant_method", "\"marlin\"", {"'quant_method'", "marlin", "one kernel"});
   for (const char* version : {"\"marlin\"", "\"ipex\"", "\"llm-awq\"", "7"})
     refused(kAwq, "version", version, {"'version'", "gemm, gemv or gemv_fast"});
@@ -182,7 +183,7 @@ TEST_CASE("dynamic gives modules of AWQ groups of their own, and says what of it
   LoadOptions options;
   options.quantization_config = parse_json(
       R"({"quant_method": "awq", "bits": 4, "group_size": 32,
-          "dynamic": {"-:.*down_proj.*": {}, "+:.*up_proj.*": {"group_size": 64, "groupsize": 16}}})");
+          "dynamic": {"-:.*down_proj.*": {}, "+:.*up_proj.*": {"group_size": 64, "sym": true, "groupsize": 16}}})");
   const Plan plan = host.host->plan(
       Checkpoint::open(std::filesystem::path(GRAFT_TEST_DATA) / "vectors/tiny_llama_dense_fp16"),
       options);
@@ -193,6 +194,7 @@ TEST_CASE("dynamic gives modules of AWQ groups of their own, and says what of it
     if (path.ends_with("gate_proj")) CHECK(contains(entry.settings, "4 bit g32"));
   }
   CHECK(contains(all_said(plan), "nobody uses the field 'dynamic/+:.*up_proj.*/groupsize'"));
+  CHECK(all_said(plan).find("/sym") == std::string::npos);
   refused(kAwq, "dynamic", R"({".*up_proj.*": {"bits": 8}})",
           {"field 'dynamic'", "'.*up_proj.*'", "expected 4", "8"});
   // The tensors of this file are in groups of 32.
@@ -220,6 +222,8 @@ TEST_CASE("bitsandbytes_8bit means 8 bits, and a flag that says otherwise is ref
   CHECK(host.host->plan(Checkpoint::open(dense), options).settings == "int8 rows");
   refused(kNf4, "quant_method", R"("bitsandbytes_8bit")",
           {"'quant_method'", "because load_in_4bit is true", "bitsandbytes_8bit"});
+  refused("vectors/tiny_llama_bnb_int8", "quant_method", R"("bitsandbytes_4bit")",
+          {"'quant_method'", "because load_in_8bit is true", "bitsandbytes_4bit"});
 }
 
 TEST_CASE("settings that were given and cannot be used are an error of the call") {

@@ -93,6 +93,14 @@ TEST_CASE("a rule that keeps a module keeps all below it but what a stronger rul
   CHECK(entry(plan, "model.layers.1.mlp.up_proj").action == Action::quantize);
 }
 
+TEST_CASE("a rule that keeps the root keeps the model") {
+  Host host(with_rows());
+  host.add_patch("{class: LlamaForCausalLM, methods: \"*\", keep: all of it}");
+  const Plan plan = host.plan(Checkpoint::open(test::golden(kDense)), settings(kRows));
+  CHECK(plan.count(Action::quantize) == 0);
+  CHECK(contains(entry(plan, "model.layers.1.mlp.up_proj").reason, "all of it"));
+}
+
 TEST_CASE("options of a rule that nobody uses are told, and wrong ones name the rule") {
   const auto checkpoint = Checkpoint::open(test::golden(kDense));
   const auto gptq = settings(R"({"quant_method": "gptq", "bits": 4, "group_size": 32})");
