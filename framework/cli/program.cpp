@@ -37,7 +37,14 @@ std::string with_bytes_escaped(std::string_view json) {
 
 void Program::configure() {
   terminal.configure(globals.quiet, globals.verbose, globals.log_file);
+  constexpr int kMostThreads = 1024;
+  if (globals.threads > kMostThreads)
+    throw Error(ErrorKind::usage, "so many threads are of no use")
+        .at("--threads")
+        .expected("at most " + std::to_string(kMostThreads))
+        .found(std::to_string(globals.threads));
   if (globals.threads > 0) at::set_num_threads(globals.threads);
+  device();  // what is no device is refused by verbs that run nothing, too
   set_activation_mode(parse_activation_mode(globals.activations));
   if (globals.deterministic) {
     // cuBLAS reads it when it is first used (its documentation, "Results reproducibility").
@@ -223,6 +230,10 @@ void require_writable(const fs::path& output, const std::vector<fs::path>& input
   if (fs::exists(output, error) && !fs::is_regular_file(output, error))
     refuse("the output is there already and no file", "give another name");
   const auto folder = fs::absolute(output, error).parent_path();
+  if (!fs::is_directory(folder, error))
+    throw Error(ErrorKind::resource, "the folder of the output does not exist")
+        .at(quote(folder.string()))
+        .hint("create it first");
   for (const auto& input : inputs)
     if (fs::equivalent(output, input, error))
       refuse("the output would replace an input", "give another name");

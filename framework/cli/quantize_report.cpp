@@ -55,6 +55,11 @@ JobTexts read_texts(Program& program, const Checkpoint& checkpoint, const LoadOp
     program.context().say(LogLevel::info, "calibrate",
                           "with the text that comes with graft; --calibration FILE takes another");
   }
+  const CalibrationSize usual;
+  if (files.empty() && (job.size.samples != usual.samples || job.size.length != usual.length))
+    throw Error(ErrorKind::usage, "the size of the calibration text is of no use: there is none")
+        .at("--samples, --seq-len")
+        .hint("give calibration text, or leave out the options");
   if (!files.empty()) {
     const auto text = read_calibration_files(checkpoint.folder(), files, job.size);
     std::string name;

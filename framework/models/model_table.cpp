@@ -60,7 +60,7 @@ void Model::to(torch::Device device, bool non_blocking) {
 
 const Value& Model::text_config() const {
   const Value* text = config_.find("text_config");
-  return text ? *text : config_;
+  return text && text->is_object() && !text->as_object().empty() ? *text : config_;
 }
 
 std::vector<UnusedTensors> Model::unused_tensors() const {

@@ -52,7 +52,8 @@ std::uint64_t bytes_from(const Value& value, const std::string& where) {
   const std::string_view unit(at, static_cast<std::size_t>(end - at));
   if (value.is_string() && failed == std::errc{} && number >= 0 && number < 1e9)
     for (const auto& [name, factor] : kUnits)
-      if (unit == name) return static_cast<std::uint64_t>(number * factor);
+      if (unit == name && number * factor < 0x1p63)
+        return static_cast<std::uint64_t>(number * factor);
   throw Error(ErrorKind::usage, "max_memory has an unknown size")
       .at(where)
       .expected("bytes, or text as \"20GiB\" or \"500MB\"")

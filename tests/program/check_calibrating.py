@@ -86,6 +86,9 @@ with tempfile.TemporaryDirectory() as name:
         run("quantize", dense, here, *gptq, "--calibration", f"{ids}={weight}", code=1,
             says=("the weight of a calibration file cannot be used: expected a number above 0 "
                   f"behind the last '=', found '{weight}'"))
+    for size in ("--samples", "--seq-len"):
+        run("quantize", dense, here, "--method", "bitsandbytes", size, "3", code=1,
+            says="the size of the calibration text is of no use: there is none")
     assert not here.exists()
     made = as_json("quantize", dense, here, *gptq, "--calibration", f"{ids}=2", "--calibration",
                    ids, "--samples", "3")

@@ -85,6 +85,8 @@ with tempfile.TemporaryDirectory() as name:
         says="--dtype: unknown dtype: expected float32, bfloat16 or float16, found 'int9'")
     run("plan", dense, "--device", "toaster", code=1, says="unknown --device")
     run("inspect", dense, "--device", "toaster", code=1, says="unknown --device")
+    run("doctor", "--device", "toaster", code=1, says="unknown --device")
+    run("--threads", "9999", "doctor", code=1, says="expected at most 1024, found 9999")
     # settings that do not fit, before the text that this folder has no tokenizer for
     run("quantize", dense, temporary / "none", "--method", "gptq", "--group-size", "48", code=1,
         says="expected a group_size that 64 inputs are a multiple of")

@@ -220,6 +220,6 @@ with tempfile.TemporaryDirectory() as name:
         says="would replace an input")
     run("eval", model, "--text", temporary, code=1, says="this is a folder")
     run("compare", model, whole, "--text", other, "--html", temporary / "no/page.html", code=4,
-        says="cannot create the file")
+        says="the folder of the output does not exist")
 
 print(len(checks), "checks")

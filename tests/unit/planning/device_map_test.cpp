@@ -79,6 +79,7 @@ TEST_CASE("impossible device maps are refused") {
   CHECK(contains(refusal("[]"), "found '[]'"));
   CHECK(contains(refusal(R"({"": 0})", R"({"0": "1GB"})"), "max_memory has no effect"));
   CHECK(contains(refusal(R"("auto")", R"({"0": "much"})"), "max_memory: '0'"));
+  CHECK(contains(refusal(R"("auto")", R"({"0": "99999999TiB"})"), "max_memory: '0'"));
   CHECK(contains(refusal(R"("auto")", R"({"0": "1 GB"})"), "found '1 GB'"));
   CHECK(contains(refusal(R"("auto")", R"({"0": "-1GB"})"), "unknown size"));
   CHECK(contains(refusal(R"("auto")", R"({"0": -5})"), "unknown size"));
