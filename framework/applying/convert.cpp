@@ -154,10 +154,8 @@ void quantize_in_place(const std::shared_ptr<nn::Block>& root, const Plan& plan,
   for (const auto& entry : plan.entries) {
     if (entry.action != Action::quantize) continue;
     context.advance("quantize", done++, total);
-    const nn::Block& block = block_at(root, entry.spec.path);
-    if (class_name_of(block) == entry.replacement && entry.replacement != entry.spec.class_name)
-      continue;  // of a call that was interrupted
-    Tensors dense = dense_tensors(block, plan.dtype);
+    if (is_converted(entry, root)) continue;  // by a call that was interrupted
+    Tensors dense = dense_tensors(block_at(root, entry.spec.path), plan.dtype);
     const auto next = quantized(entry, std::move(dense), context);
     Swaps swaps(root);
     swaps.swap_everywhere(entry, next);

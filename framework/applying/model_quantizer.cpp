@@ -6,6 +6,7 @@
 #include "applying/dequantize.h"
 #include "applying/device.h"
 #include "applying/saving.h"
+#include "applying/swaps.h"
 #include "calibrating/calibrate.h"
 #include "graft/error.h"
 #include "graft/host.h"
@@ -263,6 +264,11 @@ std::vector<GroupReport> ModelQuantizer::calibrate(const std::shared_ptr<nn::Blo
         .hint("call load_weights first");
   if (!state_->planned || state_->model != model.get()) make_plan(model);
   state_->plan.check(state_->host->options.strict);
+  for (const auto& entry : state_->plan.entries)
+    if (is_converted(entry, model))
+      throw Error(ErrorKind::usage, "calibrate: a module is converted already")
+          .at(entry.spec.path)
+          .hint("postprocess_model goes on with a conversion that was interrupted");
   auto report = quantize_calibrated(
       model, state_->plan, {.recipe = recipe, .all_experts = all_experts},
       static_cast<std::int64_t>(batches.size()),

@@ -42,6 +42,11 @@ nn::Block& block_at(const std::shared_ptr<nn::Block>& root, const std::string& p
   return *block;
 }
 
+bool is_converted(const PlanEntry& entry, const std::shared_ptr<nn::Block>& root) {
+  return entry.action == Action::quantize && entry.replacement != entry.spec.class_name &&
+         class_name_of(*module_at(root, entry.spec.path)) == entry.replacement;
+}
+
 std::pair<std::string, std::string> split_name(const std::string& name) {
   const auto dot = name.rfind('.');
   return {name.substr(0, dot), name.substr(dot + 1)};

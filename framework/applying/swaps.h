@@ -47,6 +47,9 @@ std::pair<std::string, std::string> split_name(const std::string& name);
 /// The tensor of that name, undefined when its block has none.
 at::Tensor tensor_at(const std::shared_ptr<nn::Block>& root, const std::string& name);
 
+/// Whether the entry's module is its replacement already. One of the same class counts as not.
+bool is_converted(const PlanEntry& entry, const std::shared_ptr<nn::Block>& root);
+
 /// The tensors of an entry as the checkpoint has them, on the device of `staging` or on the CPU;
 /// parts are joined as in `like`, which an entry without parts does not need.
 Tensors read_all(const Checkpoint& checkpoint, const PlanEntry& entry, const nn::Block* like,

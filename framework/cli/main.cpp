@@ -102,7 +102,9 @@ Error mistake(const CLI::App& app, const CLI::ParseError& error,
         .hint((near.empty() ? "" : "did you mean " + near + "? ") +
               "`graft --help` lists them all");
   }
-  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError))
+  // What is missing may be there under a misspelt name.
+  const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  if (kind == CLI::ExitCodes::ExtrasError || kind == CLI::ExitCodes::RequiredError)
     if (auto unknown = unknown_option(app, not_globals, "`" + help + "--help` lists them all"))
       return *unknown;
   return Error(ErrorKind::usage,

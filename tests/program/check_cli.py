@@ -72,6 +72,8 @@ with tempfile.TemporaryDirectory() as name:
                                env={**os.environ, variable: str(temporary / "cache")})
         assert found.returncode == 0, found
     run("plan", dense, "--nonsense", code=1, says="unknown option '--nonsense'; `graft plan --help`")
+    run("generate", dense, "--promt", "a", code=1,
+        says="unknown option '--promt'; did you mean '--prompt'")
     run("plan", dense, "--methd=x", code=1,
         says="unknown option '--methd'; did you mean '--method'?")
     run("generate", dense, "--prompt", "a", "--system", "b", code=1, says="--chat")

@@ -12,7 +12,8 @@ enum class LogLevel : int { error = 0, warning = 1, info = 2, debug = 3 };
 
 /// What a job reports to and asks of whoever started it. Both callbacks may be empty and are called
 /// from the thread that runs the job. They may use graft, but not wait for another thread that
-/// does; what they throw stops the job and comes out of it.
+/// does. What they throw stops the job and comes out of it, but for what a plugin says while it
+/// starts: the border of plugins lets nothing through.
 struct Context {
   std::function<void(LogLevel level, std::string_view component, std::string_view message)> log;
   /// `total` is 0 when unknown. Returns false when the user asked to stop.

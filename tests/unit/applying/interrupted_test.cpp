@@ -45,6 +45,8 @@ TEST_CASE("a conversion in memory that was interrupted goes on where it stopped"
     const auto error = test::thrown_by([&] { quantizer.postprocess_model(model, stops); });
     CHECK(error.kind() == ErrorKind::interrupted);
     CHECK(count(model, "Linear") == 10);
+    const auto calibrating = test::message_of([&] { quantizer.calibrate(model, {}); });
+    CHECK(contains(calibrating, "model.layers.0.self_attn.q_proj: calibrate: a module is"));
     quantizer.postprocess_model(model);
     CHECK(count(model, "Linear") == 1);
     ModelQuantizer::from_config(host, parse_json(settings)).postprocess_model(whole);
